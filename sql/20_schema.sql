@@ -1,0 +1,68 @@
+-- the schema, the settings of this installation, the registry of watched tables
+
+create schema if not exists crm_relay;
+comment on schema crm_relay is
+  'crm-relay: captures changes of watched tables and hands them to the relay; see sql/README.md';
+
+grant usage on schema crm_relay
+  to crm_relay_image, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
+
+create table if not exists crm_relay.setting (
+  only_row boolean primary key default true check (only_row),
+  version integer not null,
+  install_id uuid not null default pg_catalog.gen_random_uuid(),
+  installed_at timestamptz not null default pg_catalog.now(),
+  doorbell text not null default 'always' check (doorbell in ('always', 'never')),
+  retention interval not null default '7 days' check (retention >= '1 minute'),
+  pruned_txid xid8 not null default '0',
+  pruned_at timestamptz
+);
+comment on table crm_relay.setting is 'the settings of this installation: one row';
+comment on column crm_relay.setting.version is 'version of the schema; an older crm-relay refuses to install over it';
+comment on column crm_relay.setting.install_id is 'tells this installation from every other; part of the epoch of cursors';
+comment on column crm_relay.setting.doorbell is
+  'always: each transaction with changes rings by notify; never: the relay polls (for servers with two-phase commit, which refuses notify)';
+comment on column crm_relay.setting.retention is 'how long a change is kept in the journal at least';
+comment on column crm_relay.setting.pruned_txid is 'greatest transaction id that was ever truncated away: a cursor below it is not whole';
+comment on column crm_relay.setting.pruned_at is 'when a slot was last truncated';
+
+create table if not exists crm_relay.module (
+  module text primary key,
+  event text not null check (event ~ '^[A-Z][A-Z0-9_]{0,62}$'),
+  relation regclass not null unique,
+  key_columns text[] not null check (pg_catalog.cardinality(key_columns) > 0),
+  access_columns text[] not null default '{}',
+  hidden_columns text[] not null default '{}',
+  quiet_columns text[] not null default '{}',
+  created_by_columns text[] not null default '{}',
+  modified_by_column text,
+  version_column text,
+  deleted_by_column text,
+  large_from integer not null default 1024 check (large_from > 0),
+  part_of text references crm_relay.module (module),
+  part_link text,
+  part_query text,
+  constraint module_name check (module ~ '^[a-z_][a-z0-9_]{0,62}$' and module not in ('user', 'team', 'broker')),
+  constraint part_whole check ((part_of is null) = (part_link is null) and (part_of is null) = (part_query is null))
+);
+comment on table crm_relay.module is 'the registry: one row for each watched table; written by crm_relay.watch() and unwatch()';
+comment on column crm_relay.module.module is 'name of the module in rooms and events, such as listings';
+comment on column crm_relay.module.event is 'name of the module in event types, such as LISTING';
+comment on column crm_relay.module.relation is 'the watched table';
+comment on column crm_relay.module.key_columns is 'the columns that make a record''s id; more than one: the id is a JSON array of texts';
+comment on column crm_relay.module.access_columns is 'columns that decide who may see a record and in which scope rooms it is';
+comment on column crm_relay.module.hidden_columns is 'columns that never leave the table: in no journal row, event or log';
+comment on column crm_relay.module.quiet_columns is 'columns whose change alone is no event';
+comment on column crm_relay.module.created_by_columns is 'on insert the actor is the first of these that is not null';
+comment on column crm_relay.module.modified_by_column is 'on update the actor, if this update changed it or the version column';
+comment on column crm_relay.module.version_column is 'counts the updates of a record';
+comment on column crm_relay.module.deleted_by_column is 'on a soft delete the actor, if this update set it';
+comment on column crm_relay.module.large_from is
+  'a column that an update leaves as it was is left out of the images from this many bytes on';
+comment on column crm_relay.module.part_of is 'the module whose records this table''s rows belong to; null for a table of its own';
+comment on column crm_relay.module.part_link is 'the column of that module''s table that names the row of this one';
+comment on column crm_relay.module.part_query is 'finds the records that a row ($1, its id) belongs to: their keys and access columns';
+
+grant select on crm_relay.module, crm_relay.setting
+  to crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
+grant update (pruned_txid, pruned_at) on crm_relay.setting to crm_relay_prune;

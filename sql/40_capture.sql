@@ -1,0 +1,235 @@
+-- capture: the trigger that writes the journal and rings
+
+create or replace function crm_relay.image(record anyelement, hidden text[]) returns json
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  image json := row_to_json(record);
+begin
+  if cardinality(hidden) > 0 then
+    select json_object_agg(column_name, value) into image
+      from json_each(image) as columns (column_name, value)
+     where column_name <> all (hidden);
+  end if;
+  return coalesce(image, '{}');
+end
+$$;
+comment on function crm_relay.image(anyelement, text[]) is
+  'a row as json without its hidden columns; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
+alter function crm_relay.image(anyelement, text[]) owner to crm_relay_image;
+revoke all on function crm_relay.image(anyelement, text[]) from public;
+grant execute on function crm_relay.image(anyelement, text[]) to crm_relay_capture;
+
+create or replace function crm_relay.record_id(image json, key_columns text[]) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case cardinality(key_columns)
+    when 1 then coalesce(image ->> key_columns[1], '')
+    else array_to_json(array(
+      select image ->> key_column
+        from unnest(key_columns) with ordinality as keys (key_column, place)
+       order by place))::text
+  end
+$$;
+comment on function crm_relay.record_id(json, text[]) is
+  'a record''s id from its image: the key''s text; of several columns a JSON array of their texts';
+
+create or replace function crm_relay.actor(watched crm_relay.module, old_image json, new_image json) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  told text := nullif(current_setting('crm_relay.user_id', true), '');
+  column_name text;
+begin
+  if told is not null then
+    return told;
+  end if;
+  if new_image is null then
+    return null;
+  end if;
+  if old_image is null then
+    foreach column_name in array watched.created_by_columns loop
+      if new_image ->> column_name is not null then
+        return new_image ->> column_name;
+      end if;
+    end loop;
+    return null;
+  end if;
+  if new_image ->> watched.deleted_by_column is distinct from old_image ->> watched.deleted_by_column
+     and new_image ->> watched.deleted_by_column is not null then
+    return new_image ->> watched.deleted_by_column;
+  end if;
+  if new_image ->> watched.modified_by_column is distinct from old_image ->> watched.modified_by_column
+     or new_image ->> watched.version_column is distinct from old_image ->> watched.version_column then
+    return new_image ->> watched.modified_by_column;
+  end if;
+  return null;
+end
+$$;
+comment on function crm_relay.actor(crm_relay.module, json, json) is
+  'who made a change, certain or null: the setting crm_relay.user_id, else what this very change says of itself';
+
+create or replace function crm_relay.ring(module text, doorbell text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- a full queue of notifications would abort the writer's commit; the relay's safety poll finds
+  -- what no bell announced
+  if doorbell = 'always' and pg_notification_queue_usage() < 0.5 then
+    -- the same for all rows of a transaction, so that Postgres folds them into one
+    perform pg_notify('crm_relay', '{"txid":"' || pg_current_xact_id() || '","module":"' || module || '"}');
+  end if;
+end
+$$;
+comment on function crm_relay.ring(text, text) is
+  'the doorbell: a hint to look at the journal; everybody may hear and forge it, so it names no record and is never believed';
+
+-- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six
+-- columns between two sessions. search_path is pinned against tables and types of the caller's own,
+-- row_security because "off" in the caller's session would make a look-up raise.
+create or replace function crm_relay.capture() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+set array_nulls = on
+set row_security = on
+as $$
+#variable_conflict use_column
+declare
+  watched crm_relay.module;
+  settings crm_relay.setting;
+  old_row json;
+  new_row json;
+  old_id text;
+  new_id text;
+  actor_id text;
+  unchanged text[];
+  record_ids text[];
+  record_images json[];
+  role_name text := coalesce(nullif(current_setting('role'), 'none'), session_user);
+  application_name text := current_setting('application_name');
+begin
+  select * into watched from crm_relay.module m where m.module = tg_argv[0];
+  if not found then
+    return null; -- unwatched while the trigger is still there
+  end if;
+  select * into settings from crm_relay.setting;
+
+  -- Nothing in a row may make the CRM's write fail. The block takes no transaction id of its own,
+  -- because it only reads.
+  begin
+    if tg_op <> 'INSERT' then
+      old_row := crm_relay.image(old, watched.hidden_columns);
+      old_id := crm_relay.record_id(old_row, watched.key_columns);
+    end if;
+    if tg_op <> 'DELETE' then
+      new_row := crm_relay.image(new, watched.hidden_columns);
+      new_id := crm_relay.record_id(new_row, watched.key_columns);
+    end if;
+    if tg_op = 'UPDATE' and old_row::text = new_row::text then
+      return null; -- nothing that anybody may see has changed
+    end if;
+    actor_id := crm_relay.actor(watched, old_row, new_row);
+
+    -- Leave out what is large and unchanged, except where the record moves: whoever sees it enter
+    -- gets the whole record.
+    if tg_op = 'UPDATE' and old_id = new_id and octet_length(new_row::text) >= watched.large_from
+       and not exists (
+         select from unnest(watched.access_columns) as access (column_name)
+          where old_row ->> column_name is distinct from new_row ->> column_name) then
+      select array_agg(n.key) into unchanged
+        from json_each(new_row) n join json_each(old_row) o on o.key = n.key
+       where octet_length(n.value::text) >= watched.large_from
+         and n.value::text = o.value::text
+         and n.key <> all (watched.key_columns || watched.access_columns);
+      if unchanged is not null then
+        select json_object_agg(key, value) into old_row from json_each(old_row) where key <> all (unchanged);
+        select json_object_agg(key, value) into new_row from json_each(new_row) where key <> all (unchanged);
+      end if;
+    end if;
+    if watched.part_of is not null then
+      execute 'select array_agg(record_id), array_agg(record_image) from (' || watched.part_query || ') belongs'
+         into record_ids, record_images
+        using coalesce(new_id, old_id);
+    end if;
+  exception when others then
+    -- Such as a row whose json would be longer than Postgres can hold, or a record's table that was
+    -- changed so that its part's look-up fails: say that something changed.
+    insert into crm_relay.change (slot, module, action, db_user, db_role, application)
+    values (crm_relay.slot(clock_timestamp(), settings.retention), coalesce(watched.part_of, watched.module),
+            'truncated', session_user, role_name, application_name);
+    perform crm_relay.ring(coalesce(watched.part_of, watched.module), settings.doorbell);
+    return null;
+  end;
+
+  if watched.part_of is not null then
+    insert into crm_relay.change (slot, module, action, record_id, part, part_id, actor,
+                                  db_user, db_role, application, old_image, new_image, record_image)
+    select crm_relay.slot(clock_timestamp(), settings.retention), watched.part_of, 'updated',
+           record_id, watched.module, coalesce(new_id, old_id), actor_id,
+           session_user, role_name, application_name, old_row, new_row, record_image
+      from unnest(record_ids, record_images) as belongs (record_id, record_image);
+  elsif tg_op = 'UPDATE' and old_id <> new_id then
+    -- another key is another record
+    insert into crm_relay.change (slot, module, action, record_id, actor,
+                                  db_user, db_role, application, old_image)
+    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module, 'deleted', old_id, actor_id,
+            session_user, role_name, application_name, old_row);
+    insert into crm_relay.change (slot, module, action, record_id, actor,
+                                  db_user, db_role, application, new_image)
+    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module, 'created', new_id, actor_id,
+            session_user, role_name, application_name, new_row);
+  else
+    insert into crm_relay.change (slot, module, action, record_id, actor,
+                                  db_user, db_role, application, old_image, new_image)
+    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module,
+            case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
+            coalesce(new_id, old_id), actor_id,
+            session_user, role_name, application_name, old_row, new_row);
+  end if;
+  perform crm_relay.ring(coalesce(watched.part_of, watched.module), settings.doorbell);
+  return null;
+end
+$$;
+comment on function crm_relay.capture() is
+  'after row trigger of watched tables, its argument is the module: writes the change to the journal and rings';
+
+create or replace function crm_relay.capture_truncate() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  watched crm_relay.module;
+  settings crm_relay.setting;
+begin
+  select * into watched from crm_relay.module m where m.module = tg_argv[0];
+  if not found then
+    return null;
+  end if;
+  select * into settings from crm_relay.setting;
+  insert into crm_relay.change (slot, module, action, db_user, db_role, application)
+  values (crm_relay.slot(clock_timestamp(), settings.retention), coalesce(watched.part_of, watched.module), 'truncated',
+          session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'));
+  perform crm_relay.ring(coalesce(watched.part_of, watched.module), settings.doorbell);
+  return null;
+end
+$$;
+comment on function crm_relay.capture_truncate() is
+  'after truncate trigger of watched tables: there are no rows to journal, so everybody fetches anew';
+
+alter function crm_relay.record_id(json, text[]) owner to crm_relay_capture;
+alter function crm_relay.actor(crm_relay.module, json, json) owner to crm_relay_capture;
+alter function crm_relay.ring(text, text) owner to crm_relay_capture;
+alter function crm_relay.capture() owner to crm_relay_capture;
+alter function crm_relay.capture_truncate() owner to crm_relay_capture;
+revoke all on function crm_relay.capture(), crm_relay.capture_truncate(), crm_relay.ring(text, text),
+  crm_relay.actor(crm_relay.module, json, json) from public;

@@ -1,0 +1,332 @@
+-- watch and unwatch: add the triggers to a table and take them away again
+
+create or replace function crm_relay.add_triggers(target regclass, module text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  argument bytea := convert_to(module, 'UTF8') || '\x00'::bytea;
+  leaf regclass;
+begin
+  -- Creating a trigger locks out writers until the transaction ends, so what stands is left alone.
+  -- '!' sorts before every letter and digit: the after triggers of a table fire by name.
+  if not exists (
+    select from pg_trigger t
+     where t.tgrelid = target and t.tgname = '!crm_relay' and t.tgfoid = 'crm_relay.capture()'::regprocedure
+       and t.tgtype = 1 + 4 + 8 + 16 -- for each row, insert, delete, update
+       and t.tgenabled = 'O' and t.tgqual is null and t.tgattr::text = '' and t.tgargs = argument) then
+    execute format('create or replace trigger "!crm_relay" after insert or update or delete on %s '
+                   'for each row execute function crm_relay.capture(%L)', target, module);
+    execute format('comment on trigger "!crm_relay" on %s is %L', target, 'crm-relay: writes each change to crm_relay.change');
+  end if;
+  -- a truncate fires the triggers of the tables that it names and of their partitions, no others
+  for leaf in select relid from pg_partition_tree(target) union select target loop
+    if not exists (
+      select from pg_trigger t
+       where t.tgrelid = leaf and t.tgname = '!crm_relay_truncate' and t.tgfoid = 'crm_relay.capture_truncate()'::regprocedure
+         and t.tgtype = 32 -- for each statement, truncate
+         and t.tgenabled = 'O' and t.tgargs = argument) then
+      execute format('create or replace trigger "!crm_relay_truncate" after truncate on %s '
+                     'for each statement execute function crm_relay.capture_truncate(%L)', leaf, module);
+      execute format('comment on trigger "!crm_relay_truncate" on %s is %L', leaf, 'crm-relay: tells everybody to fetch anew');
+    end if;
+  end loop;
+end
+$$;
+comment on function crm_relay.add_triggers(regclass, text) is
+  'gives a table (and for truncate its partitions) the relay''s triggers, unless they stand as they should';
+
+create or replace function crm_relay.watch(
+  target regclass,
+  module text default null,
+  event text default null,
+  key_columns text[] default null,
+  access_columns text[] default null,
+  hidden_columns text[] default null,
+  quiet_columns text[] default null,
+  part_of text default null,
+  part_link text default null
+) returns crm_relay.module
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  watched crm_relay.module;
+  parent crm_relay.module;
+  present crm_relay.module;
+  columns text[];
+  missing text[];
+  part_columns text;
+  key_expression text;
+  link_type text;
+  grantee text;
+  namespace text;
+begin
+  if (select relkind from pg_class where oid = target) not in ('r', 'p') then
+    raise exception 'crm_relay: % is not a table', target
+      using hint = 'views, foreign tables and sequences have no row triggers that could be trusted; watch the table behind it';
+  end if;
+  select nspname into namespace from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target;
+  if namespace in ('crm_relay', 'pg_catalog', 'information_schema') then
+    raise exception 'crm_relay: % belongs to schema %, which is never watched', target, namespace;
+  end if;
+  if (select relispartition from pg_class where oid = target) then
+    raise exception 'crm_relay: % is a partition', target using hint = 'watch the partitioned table';
+  end if;
+
+  columns := array(select attname::text from pg_attribute
+                    where attrelid = target and attnum > 0 and not attisdropped order by attnum);
+  select m.* into present from crm_relay.module m where m.relation = target;
+
+  watched.relation := target;
+  watched.module := coalesce(module, present.module,
+    (select lower(regexp_replace(relname, '[^a-zA-Z0-9_]+', '_', 'g')) from pg_class where oid = target));
+  if watched.module in ('user', 'team', 'broker') then
+    raise exception 'crm_relay: no module may be called %', watched.module
+      using hint = 'that is the name of a scope in room names; give another: watch(…, module => ''…'')';
+  end if;
+  watched.event := coalesce(event, present.event,
+    upper(regexp_replace(regexp_replace(watched.module, 'ies$', 'ys'), 's$', '')));
+  watched.key_columns := coalesce(key_columns, present.key_columns,
+    (select array_agg(a.attname::text order by k.place)
+       from pg_index i
+      cross join unnest(i.indkey::int2[]) with ordinality as k (attnum, place)
+       join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+      where i.indrelid = target and i.indisprimary));
+  if watched.key_columns is null or watched.key_columns = '{}' then
+    raise exception 'crm_relay: % has no primary key', target
+      using hint = 'say which columns tell its rows apart: watch(…, key_columns => ''{…}'')';
+  end if;
+  watched.access_columns := coalesce(access_columns, present.access_columns,
+    array(select c from unnest(columns) c
+           where c = any ('{owner_id,listing_agent_id,agent_id,user_id,team_id,broker_id,is_private,access_level,lead_id}')));
+  watched.hidden_columns := coalesce(hidden_columns, present.hidden_columns,
+    array(select c from unnest(columns) c
+           where lower(c) like any ('{password%,%\_hash,%\_secret,%token%,ssn,%\_ssn,tax\_id}')));
+  watched.quiet_columns := coalesce(quiet_columns, present.quiet_columns,
+    array(select c from unnest(columns) c where c = any ('{updated_at,version,last_modified_by}')));
+  missing := array(
+    select c from unnest(watched.key_columns || coalesce(access_columns, '{}') || coalesce(hidden_columns, '{}')
+                         || coalesce(quiet_columns, '{}')) c
+     where c <> all (columns));
+  if missing <> '{}' then
+    raise exception 'crm_relay: % has no column %', target, array_to_string(missing, ', ')
+      using hint = 'its columns are ' || array_to_string(columns, ', ');
+  end if;
+  if watched.key_columns && watched.hidden_columns then
+    raise exception 'crm_relay: a key cannot be hidden: %', array_to_string(watched.key_columns, ', ');
+  end if;
+  watched.created_by_columns := coalesce(present.created_by_columns,
+    array(select c from unnest('{created_by,user_id}'::text[]) c where c = any (columns)));
+  watched.modified_by_column := coalesce(present.modified_by_column,
+    (select c from unnest(columns) c where c = 'last_modified_by'));
+  watched.version_column := coalesce(present.version_column, (select c from unnest(columns) c where c = 'version'));
+  watched.deleted_by_column := coalesce(present.deleted_by_column, (select c from unnest(columns) c where c = 'deleted_by'));
+  watched.large_from := coalesce(present.large_from, 1024);
+  watched.part_of := coalesce(part_of, present.part_of);
+  watched.part_link := coalesce(part_link, present.part_link);
+
+  if watched.part_of is not null then
+    select m.* into parent from crm_relay.module m where m.module = watched.part_of;
+    if not found or parent.part_of is not null then
+      raise exception 'crm_relay: % cannot be a part of %', target, watched.part_of
+        using hint = 'a part belongs to a module that is watched itself and is no part';
+    end if;
+    if cardinality(watched.key_columns) <> 1 then
+      raise exception 'crm_relay: a part needs a key of one column, % has %', target, array_to_string(watched.key_columns, ', ');
+    end if;
+    -- the base type of a domain: its checks are the table owner's code
+    select format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null) into link_type
+      from pg_attribute a join pg_type t on t.oid = a.atttypid
+     where a.attrelid = parent.relation and a.attname = watched.part_link and not a.attisdropped;
+    if link_type is null then
+      raise exception 'crm_relay: % has no column % that could name a row of %', parent.relation, watched.part_link, target
+        using hint = 'say which: watch(…, part_link => ''…'')';
+    end if;
+    -- only columns of built-in types: rendering any other could run the table owner's code
+    select string_agg(format('%L, r.%I', a.attname, a.attname), ', '), string_agg(quote_ident(a.attname), ', ')
+      into part_columns, grantee
+      from pg_attribute a
+     where a.attrelid = parent.relation and not a.attisdropped and a.atttypid < 16384
+       and a.attname::text = any (parent.key_columns || parent.access_columns);
+    watched.part_query := format(
+      'select crm_relay.record_id(image, %L) as record_id, image as record_image
+         from (select pg_catalog.json_build_object(%s) as image from %s r where r.%I operator(pg_catalog.=) $1::%s) parents',
+      parent.key_columns, part_columns, (select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = parent.relation),
+      watched.part_link, link_type);
+    execute format('grant usage on schema %I to crm_relay_capture',
+                   (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = parent.relation));
+    execute format('grant select (%s, %I) on %s to crm_relay_capture', grantee, watched.part_link, parent.relation);
+    if (select relrowsecurity from pg_class where oid = parent.relation)
+       and not (select rolbypassrls from pg_roles where rolname = 'crm_relay_capture') then
+      raise notice 'crm_relay: % has row level security; so that changes of % find its rows: alter role crm_relay_capture bypassrls', parent.relation, target;
+    end if;
+    if not exists (
+      select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+       where i.indrelid = parent.relation and a.attname = watched.part_link and i.indisvalid) then
+      raise notice 'crm_relay: no index of % begins with %: each change of % reads the whole table', parent.relation, watched.part_link, target;
+    end if;
+  end if;
+
+  insert into crm_relay.module select (watched).*
+  on conflict on constraint module_relation_key do update set
+    module = excluded.module, event = excluded.event, key_columns = excluded.key_columns,
+    access_columns = excluded.access_columns, hidden_columns = excluded.hidden_columns,
+    quiet_columns = excluded.quiet_columns, created_by_columns = excluded.created_by_columns,
+    modified_by_column = excluded.modified_by_column, version_column = excluded.version_column,
+    deleted_by_column = excluded.deleted_by_column, part_of = excluded.part_of,
+    part_link = excluded.part_link, part_query = excluded.part_query
+  where (module.*) is distinct from (excluded.*);
+
+  perform crm_relay.add_triggers(target, watched.module);
+  return watched;
+end
+$$;
+comment on function crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text) is
+  'watches a table: enters it in the registry and adds its triggers; again: changes what is given and leaves the rest';
+
+
+create or replace function crm_relay.unwatch(target regclass) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  watched crm_relay.module;
+  parent crm_relay.module;
+  leaf regclass;
+begin
+  select m.* into watched from crm_relay.module m where m.relation = target;
+  if not found then
+    raise exception 'crm_relay: % is not watched', target
+      using hint = 'select relation, module from crm_relay.module lists what is';
+  end if;
+  if exists (select from crm_relay.module m where m.part_of = watched.module) then
+    raise exception 'crm_relay: % has parts that are watched: %', target,
+      (select string_agg(m.relation::text, ', ') from crm_relay.module m where m.part_of = watched.module)
+      using hint = 'unwatch those first';
+  end if;
+  execute format('drop trigger if exists "!crm_relay" on %s', target);
+  for leaf in select relid from pg_partition_tree(target) union select target loop
+    execute format('drop trigger if exists "!crm_relay_truncate" on %s', leaf);
+  end loop;
+  if watched.part_of is not null then
+    select m.* into parent from crm_relay.module m where m.module = watched.part_of;
+    execute format('revoke select (%s) on %s from crm_relay_capture',
+      (select string_agg(quote_ident(attname), ', ') from pg_attribute
+        where attrelid = parent.relation and attnum > 0 and not attisdropped), parent.relation);
+    execute format('revoke usage on schema %I from crm_relay_capture',
+      (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = parent.relation));
+  end if;
+  delete from crm_relay.module m where m.relation = target;
+  return watched.module;
+end
+$$;
+comment on function crm_relay.unwatch(regclass) is
+  'takes the triggers and the registry row of a table away; its changes so far stay in the journal';
+
+create or replace procedure crm_relay.in_short_transaction(command text, about text)
+language plpgsql
+as $$
+declare
+  tries integer := 0;
+begin
+  -- Adding or dropping a trigger waits for the transactions that write to the table, and while it
+  -- waits, new writers queue behind it: so it waits shortly, lets them pass, and tries again.
+  loop
+    tries := tries + 1;
+    begin
+      set local lock_timeout = '300ms';
+      execute command;
+      exit;
+    exception when lock_not_available then
+      if tries >= 100 then
+        raise exception 'crm_relay: % is locked by others for a long time, gave up after % tries', about, tries
+          using hint = 'end the transactions that hold it (pg_blocking_pids, pg_stat_activity) and run this again; it goes on where it stopped';
+      end if;
+    end;
+    commit;
+    perform pg_catalog.pg_sleep(0.2);
+  end loop;
+  commit;
+end
+$$;
+comment on procedure crm_relay.in_short_transaction(text, text) is
+  'runs one command in a transaction of its own, with a short lock_timeout and retries';
+
+create or replace procedure crm_relay.watch_crm(crm_schema text default 'public')
+language plpgsql
+as $$
+declare
+  wanted record;
+  target regclass;
+  missing text;
+  found text[] := '{}';
+begin
+  for wanted in
+    select * from (values
+      (1, 'escrows',      'ESCROW',      'owner_id', null, null),
+      (2, 'listings',     'LISTING',     'owner_id,listing_agent_id', null, null),
+      (3, 'clients',      'CLIENT',      'owner_id', null, null),
+      (4, 'leads',        'LEAD',        'owner_id', null, null),
+      (5, 'appointments', 'APPOINTMENT', 'agent_id,lead_id', null, null),
+      (6, 'contacts',     'CONTACT',     null, 'clients', 'contact_id')
+    ) as crm (place, table_name, event, owners, part_of, part_link)
+    order by place
+  loop
+    target := pg_catalog.to_regclass(pg_catalog.format('%I.%I', crm_schema, wanted.table_name));
+    if target is null then
+      if wanted.part_of is null then
+        raise notice '%.%: no such table, not watched', crm_schema, wanted.table_name;
+      end if;
+      continue;
+    end if;
+    if wanted.part_of is not null and not exists (
+      select from pg_catalog.pg_attribute a
+       where a.attrelid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', crm_schema, wanted.part_of))
+         and a.attname = wanted.part_link and not a.attisdropped) then
+      raise notice '%: % has no column %, so it is no part of it, not watched', target, wanted.part_of, wanted.part_link;
+      continue;
+    end if;
+    call crm_relay.in_short_transaction(
+      pg_catalog.format('select crm_relay.watch(%L, event => %L, part_of => %L, part_link => %L)',
+                        target, wanted.event, wanted.part_of, wanted.part_link), target::text);
+    select pg_catalog.string_agg(expected, ', ') into missing
+      from pg_catalog.unnest(pg_catalog.string_to_array(wanted.owners
+             || ',user_id,team_id,broker_id,is_private,access_level,version,updated_at,last_modified_by,created_by,deleted_by', ',')) expected
+     where not exists (select from pg_catalog.pg_attribute a
+                        where a.attrelid = target and a.attname = expected and not a.attisdropped);
+    raise notice '%: watched as %', target, coalesce(wanted.part_of || '''s part ', '') || wanted.table_name
+      || coalesce('; expected columns that it does not have: ' || missing, '');
+  end loop;
+end
+$$;
+comment on procedure crm_relay.watch_crm(text) is
+  'watches the CRM''s tables, those that exist, each in a short transaction of its own, and says table by table what it did';
+
+create or replace procedure crm_relay.unwatch_all()
+language plpgsql
+as $$
+declare
+  target regclass;
+begin
+  loop
+    -- parts before the modules that they belong to
+    select m.relation into target from crm_relay.module m order by m.part_of is null, m.module limit 1;
+    exit when target is null;
+    if exists (select from pg_catalog.pg_class c where c.oid = target) then
+      call crm_relay.in_short_transaction(pg_catalog.format('select crm_relay.unwatch(%L)', target), target::text);
+      raise notice '%: no longer watched', target;
+    else
+      delete from crm_relay.module m where m.relation = target;
+    end if;
+  end loop;
+end
+$$;
+comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in a short transaction of its own';
+
+revoke all on function
+  crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text),
+  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text) from public;
+revoke all on procedure
+  crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;

@@ -1,0 +1,90 @@
+-- reading: where a record is placed, what changed since a cursor, who changed what
+
+create or replace function crm_relay.rooms_of(module text, image json) returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with placed as (
+    select coalesce(image ->> 'owner_id', image ->> 'listing_agent_id', image ->> 'agent_id', image ->> 'user_id') as owner,
+           image ->> 'team_id' as team,
+           image ->> 'broker_id' as broker,
+           coalesce(image ->> 'is_private', 'false') = 'true' or coalesce(image ->> 'access_level', '') = 'personal' as private
+  )
+  select array_remove(array[
+           'user:' || owner,
+           case when not private then 'team:' || team end,
+           case when not private then 'broker:' || broker end], null)
+    from placed
+   where image is not null
+$$;
+comment on function crm_relay.rooms_of(text, json) is
+  'the scope rooms that an image of a record is in; may be replaced by the CRM''s owner';
+
+create or replace function crm_relay.epoch() returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select left(md5(concat_ws('.', s.install_id, c.system_identifier, d.oid,
+                            substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))), 8)
+    from crm_relay.setting s, pg_control_system() c, pg_database d
+   where d.datname = current_database()
+$$;
+comment on function crm_relay.epoch() is
+  'tells this history from every other: installation, server, database and timeline; part of each cursor';
+
+create or replace function crm_relay.changes_since(cursor text) returns setof crm_relay.change
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  parts text[] := regexp_match(cursor, '^([0-9a-f]{8})\.([0-9]{1,20}):([0-9]{1,20}):([0-9,]*)\.([0-9]{0,19})$');
+  old_xmax xid8;
+  old_xip xid8[];
+begin
+  if parts is null or length(cursor) > 4096 then
+    raise exception 'crm_relay: % is no cursor', quote_literal(left(cursor, 100))
+      using hint = 'a cursor looks like 3f2a91c0.7423:7430:7425.990; every event carries one';
+  end if;
+  if parts[1] <> crm_relay.epoch() then
+    raise exception 'crm_relay: the cursor is of epoch %, this database is in epoch %', parts[1], crm_relay.epoch()
+      using hint = 'it comes from another database, or this one was restored or failed over';
+  end if;
+  old_xmax := parts[3]::xid8;
+  old_xip := string_to_array(nullif(parts[4], ''), ',')::xid8[];
+  if exists (select from crm_relay.setting s where s.pruned_txid >= least(old_xmax, old_xip[1])) then
+    raise exception 'crm_relay: the cursor reaches back before what the journal still holds'
+      using hint = 'select retention, pruned_at from crm_relay.setting';
+  end if;
+  -- two ranges of one index, never one "or": what began after the old snapshot, and what was open then
+  return query
+    select c.* from (
+      select new_range.* from crm_relay.change new_range where new_range.txid >= old_xmax
+      union all
+      select was_open.* from crm_relay.change was_open where was_open.txid < old_xmax and was_open.txid = any (old_xip)
+    ) c
+    order by max(c.seq) over (partition by c.txid), c.seq;
+end
+$$;
+comment on function crm_relay.changes_since(text) is
+  'every change that a client with this cursor has not had, in the order of delivery';
+
+create or replace view crm_relay.audit as
+  select c.changed_at, c.txid, c.seq, c.module, c.record_id, c.part, c.part_id, c.action, c.actor,
+         c.db_user, c.db_role, c.application, f.field, f.old_value, f.new_value
+    from crm_relay.change c
+    left join lateral (
+      select coalesce(o.key, n.key) as field, o.value as old_value, n.value as new_value
+        from json_each(coalesce(c.old_image, '{}')) o
+        full join json_each(coalesce(c.new_image, '{}')) n on n.key = o.key
+       where o.value::text is distinct from n.value::text
+    ) f on true;
+comment on view crm_relay.audit is 'who changed what from what to what, field by field: one row for each field of each change';
+
+grant select on crm_relay.audit to crm_relay_audit;
+revoke all on function crm_relay.changes_since(text), crm_relay.rooms_of(text, json), crm_relay.epoch(),
+  crm_relay.record_id(json, text[]), crm_relay.slot(timestamptz, interval) from public;
+grant execute on function crm_relay.epoch() to crm_relay_serve, crm_relay_audit;
+grant execute on function crm_relay.changes_since(text) to crm_relay_serve, crm_relay_audit;
+grant execute on function crm_relay.rooms_of(text, json) to crm_relay_serve;
+grant execute on function crm_relay.slot(timestamptz, interval) to crm_relay_capture, crm_relay_prune;

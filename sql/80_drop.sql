@@ -1,0 +1,19 @@
+-- drops the schema with its journal, and the roles where no other database of the server uses them
+
+begin;
+drop schema crm_relay cascade;
+do $roles$
+declare
+  job text;
+begin
+  foreach job in array array['crm_relay_image', 'crm_relay_capture', 'crm_relay_prune', 'crm_relay_serve', 'crm_relay_audit'] loop
+    begin
+      execute format('drop owned by %I', job);
+      execute format('drop role %I', job);
+    exception when dependent_objects_still_exist then
+      raise notice 'crm_relay: role % stays, another database of this server uses it', job;
+    end;
+  end loop;
+end
+$roles$;
+commit;
