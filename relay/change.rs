@@ -1,0 +1,80 @@
+//! A change: one row of the journal, as it was written in the CRM's own transaction.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What happened to a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It is new.
+    Created,
+    /// Some of its columns changed.
+    Updated,
+    /// It is gone.
+    Deleted,
+    /// More happened to its module than rows can say: a truncate, or a row too large to render.
+    Truncated,
+}
+
+impl Action {
+    /// As the journal and the events write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Created => "created",
+            Action::Updated => "updated",
+            Action::Deleted => "deleted",
+            Action::Truncated => "truncated",
+        }
+    }
+
+    /// From the journal's text.
+    pub fn from_name(name: &str) -> Option<Action> {
+        [
+            Action::Created,
+            Action::Updated,
+            Action::Deleted,
+            Action::Truncated,
+        ]
+        .into_iter()
+        .find(|action| action.name() == name)
+    }
+}
+
+/// One row of `crm_relay.change`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Its number; within one record (and part) it only grows.
+    pub seq: u64,
+    /// The transaction that made it.
+    pub txid: u64,
+    /// The module of the record.
+    pub module: Arc<str>,
+    /// What happened.
+    pub action: Action,
+    /// The record's id; empty when truncated.
+    pub record_id: String,
+    /// The part of the record that changed and the id of its row; None for the record's own row.
+    pub part: Option<(String, String)>,
+    /// Who made it, where that is certain.
+    pub actor: Option<String>,
+    /// When the row changed.
+    pub changed_at: SystemTime,
+    /// How deep in triggers it was made: 1 for a statement of the CRM's own.
+    pub depth: i16,
+    /// The row before, a JSON object without hidden columns; of an update without what is large and
+    /// unchanged.
+    pub old_image: Option<String>,
+    /// The row after, the same way.
+    pub new_image: Option<String>,
+    /// The scope rooms that the record was in before, such as `team:7`.
+    pub rooms_before: Vec<String>,
+    /// The scope rooms that it is in after.
+    pub rooms_after: Vec<String>,
+}
+
+impl Change {
+    /// Whether both are about the same row, whose changes form one history.
+    pub fn same_history(&self, other: &Change) -> bool {
+        self.record_id == other.record_id && self.module == other.module && self.part == other.part
+    }
+}

@@ -1,0 +1,383 @@
+//! Settings: by flag, by environment or by a TOML file, in that order of precedence.
+//!
+//! All of them are read before any is complained of, so that every bad one is named at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::postgres::Database;
+
+/// The settings as given; each is a text until all are there.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Given {
+    /// TOML file with settings named like these flags, with underscores
+    #[arg(long, env = "RELAY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The CRM's database, such as postgresql://relay@db:5432/crm
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Address to listen on [default: 127.0.0.1:7420]
+    #[arg(long, env = "RELAY_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Browser origins that may connect, separated by commas [default: same origin only]
+    #[arg(long, env = "RELAY_ALLOWED_ORIGINS", value_name = "ORIGINS")]
+    pub allowed_origins: Option<String>,
+    /// Serve everybody who reaches a loopback address, without tokens
+    #[arg(long, env = "RELAY_NO_AUTH", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub no_auth: Option<String>,
+    /// Log filter, such as info or crm_relay=debug [default: info]
+    #[arg(long, env = "RELAY_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Log format, text or json [default: text]
+    #[arg(long, env = "RELAY_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Bytes that may wait for one connection before it is closed as too slow [default: 16777216]
+    #[arg(long, env = "RELAY_QUEUE_BYTES", value_name = "BYTES")]
+    pub queue_bytes: Option<String>,
+    /// Most connections at once [default: 20000]
+    #[arg(long, env = "RELAY_MAX_CONNECTIONS", value_name = "COUNT")]
+    pub max_connections: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// The settings of a relay that serves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the CRM is.
+    pub database: Database,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Origins besides the relay's own, such as `https://crm.example`.
+    pub allowed_origins: Vec<String>,
+    /// Serve without tokens.
+    pub no_auth: bool,
+    /// Filter of the log.
+    pub log: String,
+    /// Format of the log.
+    pub log_format: LogFormat,
+    /// Bound of each connection's outbox.
+    pub queue_bytes: usize,
+    /// Bound of the number of connections.
+    pub max_connections: usize,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug)]
+pub struct BadSettings(pub Vec<String>);
+
+impl fmt::Display for BadSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bad setting{}:",
+            self.0.len(),
+            if self.0.len() == 1 { "" } else { "s" }
+        )?;
+        self.0.iter().try_for_each(|bad| write!(f, "\n  {bad}"))
+    }
+}
+
+impl std::error::Error for BadSettings {}
+
+impl Given {
+    /// Fills in what the TOML file says where neither flag nor environment does; complaints go to `bad`.
+    fn with_file(&self, bad: &mut Vec<String>) -> Given {
+        let mut given = self.clone();
+        let Some(path) = &self.config else {
+            return given;
+        };
+        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        let table = match read.and_then(|text| {
+            text.parse::<toml::Table>()
+                .map_err(|error| error.to_string())
+        }) {
+            Ok(table) => table,
+            Err(error) => {
+                bad.push(format!(
+                    "config (RELAY_CONFIG): {}: {error}",
+                    path.display()
+                ));
+                return given;
+            }
+        };
+        let mut fields: BTreeMap<&str, &mut Option<String>> = BTreeMap::from([
+            ("database_url", &mut given.database_url),
+            ("listen", &mut given.listen),
+            ("allowed_origins", &mut given.allowed_origins),
+            ("no_auth", &mut given.no_auth),
+            ("log", &mut given.log),
+            ("log_format", &mut given.log_format),
+            ("queue_bytes", &mut given.queue_bytes),
+            ("max_connections", &mut given.max_connections),
+        ]);
+        for (name, value) in table {
+            let text = match value {
+                toml::Value::String(text) => text,
+                other => other.to_string(),
+            };
+            match fields.get_mut(name.as_str()) {
+                Some(Some(_)) => {}
+                Some(field) => **field = Some(text),
+                None => bad.push(format!(
+                    "{}: there is no setting \"{name}\"",
+                    path.display()
+                )),
+            }
+        }
+        given
+    }
+
+    /// The database alone, for commands that need nothing else.
+    pub fn database(&self) -> Result<Database, BadSettings> {
+        let mut bad = Vec::new();
+        let database = database(&self.with_file(&mut bad), &mut bad);
+        match database {
+            Some(database) if bad.is_empty() => Ok(database),
+            _ => Err(BadSettings(bad)),
+        }
+    }
+
+    /// The settings of a relay that serves, or everything that is wrong with them.
+    pub fn serving(&self) -> Result<Config, BadSettings> {
+        let mut bad = Vec::new();
+        let given = self.with_file(&mut bad);
+        let database = database(&given, &mut bad);
+        let listen: SocketAddr = parsed(
+            "listen (RELAY_LISTEN)",
+            &given.listen,
+            "127.0.0.1:7420",
+            "an address and a port, such as 127.0.0.1:7420",
+            &mut bad,
+        );
+        let no_auth = match given.no_auth.as_deref().unwrap_or("false") {
+            "1" | "true" | "yes" | "on" => true,
+            "" | "0" | "false" | "no" | "off" => false,
+            other => {
+                bad.push(format!(
+                    "no_auth (RELAY_NO_AUTH): \"{other}\"; it must be true or false"
+                ));
+                false
+            }
+        };
+        if no_auth && !listen.ip().is_loopback() {
+            bad.push(format!(
+                "no_auth (RELAY_NO_AUTH): only on a loopback address such as 127.0.0.1, but listen (RELAY_LISTEN) is {listen}"
+            ));
+        }
+        if !no_auth && !bad.iter().any(|bad| bad.starts_with("no_auth")) {
+            bad.push("no_auth (RELAY_NO_AUTH): this relay cannot check tokens yet; it serves only with --no-auth, on a loopback address".to_owned());
+        }
+        let allowed_origins: Vec<String> = given
+            .allowed_origins
+            .as_deref()
+            .unwrap_or_default()
+            .split(',')
+            .map(|origin| origin.trim().trim_end_matches('/').to_owned())
+            .filter(|origin| !origin.is_empty())
+            .collect();
+        for origin in &allowed_origins {
+            let authority = origin
+                .strip_prefix("https://")
+                .or(origin.strip_prefix("http://"));
+            if authority
+                .is_none_or(|authority| authority.is_empty() || authority.contains(['/', '*', '@']))
+            {
+                bad.push(format!(
+                    "allowed_origins (RELAY_ALLOWED_ORIGINS): \"{origin}\"; each must be like https://crm.example"
+                ));
+            }
+        }
+        let log = given.log.clone().unwrap_or_else(|| "info".to_owned());
+        if let Err(error) = log.parse::<tracing_subscriber::EnvFilter>() {
+            bad.push(format!(
+                "log (RELAY_LOG): \"{log}\": {error}; it must be like info or crm_relay=debug"
+            ));
+        }
+        let log_format = match given.log_format.as_deref().unwrap_or("text") {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            other => {
+                bad.push(format!(
+                    "log_format (RELAY_LOG_FORMAT): \"{other}\"; it must be text or json"
+                ));
+                LogFormat::Text
+            }
+        };
+        let queue_bytes = parsed(
+            "queue_bytes (RELAY_QUEUE_BYTES)",
+            &given.queue_bytes,
+            "16777216",
+            "a number of bytes",
+            &mut bad,
+        );
+        let max_connections = parsed(
+            "max_connections (RELAY_MAX_CONNECTIONS)",
+            &given.max_connections,
+            "20000",
+            "a number of connections",
+            &mut bad,
+        );
+        match database {
+            Some(database) if bad.is_empty() => Ok(Config {
+                database,
+                listen,
+                allowed_origins,
+                no_auth,
+                log,
+                log_format,
+                queue_bytes,
+                max_connections,
+            }),
+            _ => Err(BadSettings(bad)),
+        }
+    }
+}
+
+fn database(given: &Given, bad: &mut Vec<String>) -> Option<Database> {
+    let Some(url) = &given.database_url else {
+        bad.push(
+            "database_url (DATABASE_URL): missing; it must be like postgresql://relay@db:5432/crm"
+                .to_owned(),
+        );
+        return None;
+    };
+    Database::of(url)
+        .map_err(|error| bad.push(format!("database_url ({error})")))
+        .ok()
+}
+
+fn parsed<T: std::str::FromStr>(
+    name: &str,
+    given: &Option<String>,
+    default: &str,
+    expected: &str,
+    bad: &mut Vec<String>,
+) -> T
+where
+    T::Err: fmt::Display,
+{
+    let text = given.as_deref().unwrap_or(default);
+    match (text.trim().parse(), default.parse()) {
+        (Ok(value), _) => value,
+        (Err(error), Ok(default)) => {
+            bad.push(format!(
+                "{name}: \"{text}\": {error}; it must be {expected}"
+            ));
+            default
+        }
+        (Err(_), Err(error)) => unreachable!("the default of {name} must parse: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given() -> Given {
+        Given {
+            database_url: Some("postgresql://relay@db/crm".to_owned()),
+            no_auth: Some("true".to_owned()),
+            ..Given::default()
+        }
+    }
+
+    #[test]
+    fn the_defaults_serve_a_loopback_address() {
+        let config = given().serving().unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7420");
+        assert_eq!(config.database.target(), "db:5432/crm");
+    }
+
+    #[test]
+    fn every_bad_setting_is_named_at_once() {
+        let bad = Given {
+            database_url: None,
+            listen: Some("7420".to_owned()),
+            log_format: Some("xml".to_owned()),
+            queue_bytes: Some("-1".to_owned()),
+            allowed_origins: Some("crm.example".to_owned()),
+            ..given()
+        };
+        let told = bad.serving().unwrap_err().to_string();
+        for name in [
+            "DATABASE_URL",
+            "RELAY_LISTEN",
+            "RELAY_LOG_FORMAT",
+            "RELAY_QUEUE_BYTES",
+            "RELAY_ALLOWED_ORIGINS",
+        ] {
+            assert!(told.contains(name), "{told}");
+        }
+        assert!(told.starts_with("5 bad settings"), "{told}");
+    }
+
+    #[test]
+    fn without_tokens_only_a_loopback_address_is_served() {
+        let open = Given {
+            listen: Some("0.0.0.0:7420".to_owned()),
+            ..given()
+        };
+        assert!(
+            open.serving()
+                .unwrap_err()
+                .to_string()
+                .contains("RELAY_NO_AUTH")
+        );
+        let closed = Given {
+            no_auth: None,
+            ..given()
+        };
+        assert!(
+            closed
+                .serving()
+                .unwrap_err()
+                .to_string()
+                .contains("RELAY_NO_AUTH")
+        );
+    }
+
+    #[test]
+    fn a_file_fills_in_what_neither_flag_nor_environment_says() {
+        let file = std::env::temp_dir().join(format!("crm-relay-{}.toml", uuid::Uuid::new_v4()));
+        std::fs::write(
+            &file,
+            "listen = \"127.0.0.1:1\"\nqueue_bytes = 5\nlog = \"warn\"\n",
+        )
+        .unwrap();
+        let with_file = Given {
+            config: Some(file.clone()),
+            log: Some("debug".to_owned()),
+            ..given()
+        };
+        let config = with_file.serving().unwrap();
+        assert_eq!(
+            (
+                config.listen.port(),
+                config.queue_bytes,
+                config.log.as_str()
+            ),
+            (1, 5, "debug")
+        );
+        std::fs::write(&file, "lisen = 1").unwrap();
+        assert!(
+            with_file
+                .serving()
+                .unwrap_err()
+                .to_string()
+                .contains("lisen")
+        );
+        std::fs::remove_file(file).unwrap();
+    }
+}

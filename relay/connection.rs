@@ -1,0 +1,457 @@
+//! One client: its frames in, its outbox out.
+//!
+//! A task of its own drives each socket. It holds no buffer while nothing is said: what arrives is
+//! read into the stack, what leaves is shared with all others who get it. All that waits goes out in
+//! one vectored write.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::frame::{self, Decoder, Message};
+use crate::outbox::{Close, Outbox};
+use crate::protocol::{self, Refusal, Request};
+use crate::registry::Registry;
+use crate::rooms::{Command, Member};
+use crate::snapshot::Cursor;
+
+/// How long a client may take to say hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the last frames and the closing handshake may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Bad frames after which a connection is closed.
+const MOST_BAD_FRAMES: u32 = 16;
+
+/// Most frames in one write; Linux takes 1024 (`IOV_MAX`).
+const FRAMES_A_WRITE: usize = 64;
+
+/// Bytes read at once.
+const READ_AT_ONCE: usize = 16 * 1024;
+
+/// What connections share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The task that owns the rooms.
+    pub rooms: mpsc::Sender<Command>,
+    /// The position of everything that was published.
+    pub cursor: watch::Receiver<Arc<str>>,
+    /// What is watched.
+    pub registry: watch::Receiver<Arc<Registry>>,
+    /// Bound of each outbox, in bytes.
+    pub queue_bytes: usize,
+    /// Cancelled when the relay stops.
+    pub stopping: CancellationToken,
+}
+
+/// One client's connection after the WebSocket handshake.
+pub struct Connection {
+    shared: Shared,
+    stream: TcpStream,
+    decoder: Decoder,
+    outbox: Arc<Outbox>,
+    /// Taken from the outbox; of the first frame a part may be written already.
+    leaving: VecDeque<Bytes>,
+    member: Member,
+    session: Uuid,
+    peer: SocketAddr,
+    welcomed: bool,
+    rooms: std::collections::HashSet<String>,
+    bad_frames: u32,
+    frames_in: u64,
+    frames_out: u64,
+}
+
+impl Connection {
+    /// A connection whose handshake is done; `early` came right behind it.
+    pub fn new(shared: Shared, stream: TcpStream, peer: SocketAddr, member: Member) -> Connection {
+        Connection {
+            outbox: Arc::new(Outbox::new(shared.queue_bytes)),
+            shared,
+            stream,
+            decoder: Decoder::new(protocol::LARGEST_MESSAGE),
+            leaving: VecDeque::new(),
+            member,
+            session: Uuid::new_v4(),
+            peer,
+            welcomed: false,
+            rooms: std::collections::HashSet::new(),
+            bad_frames: 0,
+            frames_in: 0,
+            frames_out: 0,
+        }
+    }
+
+    /// Serves the client until it or the relay is gone.
+    pub async fn run(mut self, early: Bytes) {
+        let began = Instant::now();
+        tracing::info!(connection = %self.session, peer = %self.peer, "connected");
+        let ended = match self.heard(&early).await {
+            Ok(true) => self.serve(began).await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if self.welcomed {
+            // the rooms' task outlives every connection
+            let _ = self
+                .shared
+                .rooms
+                .send(Command::Leave {
+                    member: self.member,
+                })
+                .await;
+        }
+        let reason = match (&ended, self.outbox.closed()) {
+            (_, Some(close)) => format!("{} {}", close.code, close.reason),
+            (Err(error), None) => error.to_string(),
+            (Ok(()), None) => "closed by the client".to_owned(),
+        };
+        tracing::info!(
+            connection = %self.session,
+            reason,
+            seconds = began.elapsed().as_secs_f64(),
+            frames_in = self.frames_in,
+            frames_out = self.frames_out,
+            rooms = self.rooms.len(),
+            "disconnected"
+        );
+    }
+
+    async fn serve(&mut self, began: Instant) -> io::Result<()> {
+        let beat = Duration::from_secs(protocol::HEARTBEAT_SECONDS);
+        let mut deadline = began + HELLO_WITHIN;
+        let stopping = self.shared.stopping.clone();
+        loop {
+            let outbox = self.outbox.clone();
+            tokio::select! {
+                readable = self.stream.readable() => {
+                    readable?;
+                    if !self.read().await? {
+                        return self.part().await;
+                    }
+                    if self.welcomed && deadline == began + HELLO_WITHIN {
+                        deadline = Instant::now() + beat;
+                    }
+                }
+                () = outbox.filled() => {
+                    self.outbox.take(&mut self.leaving);
+                    deadline = if self.welcomed { Instant::now() + beat } else { deadline };
+                }
+                writable = self.stream.writable(), if !self.leaving.is_empty() => writable?,
+                () = sleep_until(deadline) => {
+                    if self.welcomed {
+                        self.beat();
+                        deadline = Instant::now() + beat;
+                    } else {
+                        self.outbox.close(Close::NO_HELLO);
+                    }
+                }
+                () = stopping.cancelled(), if self.outbox.closed().is_none() => self.outbox.close(Close::GOING_AWAY),
+            }
+            self.write()?;
+            if self.outbox.closed().is_some() {
+                return self.part().await;
+            }
+        }
+    }
+
+    /// Reads what has arrived; false when the client wants to go, or must.
+    async fn read(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; READ_AT_ONCE];
+        match self.stream.try_read(&mut buffer) {
+            Ok(0) => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "cut by the client without a close frame",
+            )),
+            Ok(count) => {
+                // off the stack, so that the future of a silent connection stays small
+                let arrived = Bytes::copy_from_slice(&buffer[..count]);
+                Box::pin(self.heard(&arrived)).await
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn heard(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        let mut messages = Vec::new();
+        let decoded = self.decoder.decode(bytes, |message| {
+            let last = matches!(message, Message::Close(_));
+            messages.push(message);
+            !last
+        });
+        for message in messages {
+            self.frames_in += 1;
+            match message {
+                Message::Text(text) => self.obey(protocol::read(&text)).await,
+                Message::Binary => {
+                    self.obey(Err(Refusal {
+                        id: Value::Null,
+                        code: "bad_frame",
+                        message: "a binary frame; frames are JSON in text frames".to_owned(),
+                    }))
+                    .await
+                }
+                Message::Ping(payload) => drop(self.outbox.push(frame::pong(&payload))),
+                Message::Pong => {}
+                Message::Close(close) => {
+                    let code = close.map_or(1000, |(code, _)| code);
+                    self.outbox.push(frame::close(code, ""));
+                    return Ok(false);
+                }
+            }
+        }
+        if let Err(violation) = decoded {
+            tracing::info!(connection = %self.session, %violation, "the client broke the protocol");
+            let reason = match violation.close_code() {
+                1007 => "text must be UTF-8",
+                1009 => "the frame is too large",
+                _ => "not RFC 6455",
+            };
+            self.outbox.close(Close {
+                code: violation.close_code(),
+                reason,
+            });
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    async fn obey(&mut self, request: Result<Request, Refusal>) {
+        let done = match request {
+            Ok(Request::Hello { .. }) if self.welcomed => Err(bad_frame(
+                "hello was said already; it is the first frame only",
+            )),
+            Ok(Request::Hello { transactions }) => {
+                self.welcome(transactions).await;
+                Ok(())
+            }
+            Ok(_) if !self.welcomed => Err(bad_frame("hello must be the first frame")),
+            Ok(Request::Subscribe {
+                id,
+                rooms,
+                since,
+                snapshot,
+            }) => self.subscribe(id, rooms, since, snapshot).await,
+            Ok(Request::Unsubscribe { id, rooms }) => {
+                self.unsubscribe(id, rooms).await;
+                Ok(())
+            }
+            Ok(Request::Ping { id }) => {
+                self.say(
+                    &json!({"type": "pong", "id": id, "cursor": &**self.shared.cursor.borrow()}),
+                );
+                Ok(())
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = done {
+            self.outbox.push(frame::text(refusal.text().as_bytes()));
+            self.bad_frames += 1;
+            if self.bad_frames >= MOST_BAD_FRAMES {
+                self.outbox.close(Close::BAD_FRAMES);
+            }
+        }
+    }
+
+    fn say(&self, frame: &Value) {
+        self.outbox.push(frame::text(frame.to_string().as_bytes()));
+    }
+
+    async fn command(&self, command: Command) {
+        // the rooms' task ends after the last connection: there is always somebody to hear
+        let _ = self.shared.rooms.send(command).await;
+    }
+
+    async fn welcome(&mut self, transactions: bool) {
+        self.welcomed = true;
+        self.say(&json!({
+            "type": "welcome",
+            "protocol": protocol::VERSION,
+            "session": self.session,
+            "userId": null,
+            "expiresAt": null,
+            "heartbeatSeconds": protocol::HEARTBEAT_SECONDS,
+            "limits": {"rooms": protocol::MOST_ROOMS, "frameBytes": protocol::LARGEST_MESSAGE},
+        }));
+        self.command(Command::Enter {
+            member: self.member,
+            outbox: self.outbox.clone(),
+            transactions,
+        })
+        .await;
+    }
+
+    async fn subscribe(
+        &mut self,
+        id: Value,
+        rooms: Vec<String>,
+        since: Option<String>,
+        snapshot: bool,
+    ) -> Result<(), Refusal> {
+        if snapshot {
+            return Err(Refusal {
+                id,
+                ..bad_frame(
+                    "this relay does not serve snapshots yet: fetch the record after \"subscribed\"",
+                )
+            });
+        }
+        if let Some(Err(bad)) = since.as_deref().map(str::parse::<Cursor>) {
+            return Err(Refusal {
+                id,
+                code: "bad_cursor",
+                message: bad.to_string(),
+            });
+        }
+        let registry = self.shared.registry.borrow().clone();
+        let mut granted = Vec::new();
+        let mut denied = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for room in rooms {
+            if !seen.insert(room.clone()) {
+                continue;
+            }
+            if !registry.has_room(&room) {
+                denied.push(json!({"room": room, "code": "bad_room"}));
+            } else if self.rooms.contains(&room) || self.rooms.len() < protocol::MOST_ROOMS {
+                self.rooms.insert(room.clone());
+                granted.push(room);
+            } else {
+                denied.push(json!({"room": room, "code": "too_many_rooms"}));
+            }
+        }
+        let mut answer = Map::new();
+        answer.insert("type".to_owned(), "subscribed".into());
+        answer.insert("id".to_owned(), id);
+        answer.insert("rooms".to_owned(), granted.clone().into());
+        tracing::info!(connection = %self.session, rooms = granted.len(), denied = denied.len(), of_all = self.rooms.len(), "subscribed");
+        if !denied.is_empty() {
+            answer.insert("denied".to_owned(), denied.into());
+        }
+        if since.is_some() && !granted.is_empty() {
+            // nothing is replayed yet: honest about it, so that the client fetches anew
+            let all = granted
+                .iter()
+                .map(|room| json!({"room": room, "reason": "cursor_too_old"}));
+            answer.insert("resync".to_owned(), all.collect::<Vec<_>>().into());
+        }
+        self.command(Command::Subscribe {
+            member: self.member,
+            rooms: granted,
+            answer,
+        })
+        .await;
+        Ok(())
+    }
+
+    async fn unsubscribe(&mut self, id: Value, rooms: Vec<String>) {
+        let had: Vec<String> = rooms
+            .into_iter()
+            .filter(|room| self.rooms.remove(room))
+            .collect();
+        tracing::info!(connection = %self.session, rooms = had.len(), of_all = self.rooms.len(), "unsubscribed");
+        let answer = json!({"type": "unsubscribed", "id": id, "rooms": had});
+        self.command(Command::Unsubscribe {
+            member: self.member,
+            rooms: had,
+            answer,
+        })
+        .await;
+    }
+
+    fn beat(&self) {
+        let now = humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string();
+        self.say(&json!({"type": "heartbeat", "timestamp": now, "cursor": &**self.shared.cursor.borrow()}));
+    }
+
+    /// Writes what the socket takes without waiting, many frames at a time.
+    fn write(&mut self) -> io::Result<()> {
+        if self.leaving.is_empty() {
+            self.outbox.take(&mut self.leaving);
+        }
+        while !self.leaving.is_empty() {
+            let mut slices = [IoSlice::new(&[]); FRAMES_A_WRITE];
+            let mut count = 0;
+            for (slice, frame) in slices.iter_mut().zip(&self.leaving) {
+                *slice = IoSlice::new(frame);
+                count += 1;
+            }
+            match self.stream.try_write_vectored(&slices[..count]) {
+                Ok(written) => {
+                    self.outbox.written(written);
+                    self.forget(written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.leaving.capacity() > FRAMES_A_WRITE {
+            self.leaving = VecDeque::new();
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, mut written: usize) {
+        while let Some(first) = self.leaving.front_mut() {
+            if written < first.len() {
+                first.advance(written);
+                return;
+            }
+            written -= first.len();
+            self.leaving.pop_front();
+            self.frames_out += 1;
+        }
+    }
+
+    /// The last frames and the closing handshake (RFC 6455, section 7.1.1), as far as the client lets.
+    async fn part(&mut self) -> io::Result<()> {
+        if self.outbox.closed() == Some(Close::TOO_SLOW) {
+            // of what waits only a frame that is begun must be ended
+            self.leaving.truncate(1);
+        }
+        let farewell = async {
+            self.outbox.take(&mut self.leaving);
+            loop {
+                self.write()?;
+                if self.leaving.is_empty() {
+                    break;
+                }
+                self.stream.writable().await?;
+            }
+            // closing with unread bytes would reset the connection and lose the close frame
+            socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write)?;
+            let mut ignored = [0; 4096];
+            loop {
+                self.stream.readable().await?;
+                match self.stream.try_read(&mut ignored) {
+                    Ok(0) => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        // a client that does not finish is left
+        timeout(CLOSE_WITHIN, farewell).await.unwrap_or(Ok(()))
+    }
+}
+
+fn bad_frame(message: &str) -> Refusal {
+    Refusal {
+        id: Value::Null,
+        code: "bad_frame",
+        message: message.to_owned(),
+    }
+}

@@ -1,0 +1,225 @@
+//! An event: what one change is to those who see it, and the frames that carry it.
+//!
+//! Knows nothing of rooms' members or sockets. The text of a frame is put together once, however
+//! many connections get it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::change::{Action, Change};
+use crate::diff::{self, BadImage, Columns};
+use crate::frame;
+use crate::registry::Module;
+
+/// What a connection may get of a change, by which of its rooms the record was in and is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum View {
+    /// It has a room that the record is still in: the change as it is.
+    Stayed,
+    /// All its rooms have lost the record: a `deleted` with the key alone.
+    Left,
+    /// All its rooms have gained the record: a `created` with the whole record.
+    Entered,
+    /// Some lost it and some gained it: the change as it is.
+    Crossed,
+}
+
+/// One change, or a whole module's upheaval.
+#[derive(Debug)]
+pub enum Event {
+    /// A record changed.
+    Changed(Box<Changed>),
+    /// More happened to the module's records than can be told one by one.
+    Truncated {
+        /// The module.
+        module: Arc<str>,
+        /// The transaction that did it.
+        txid: u64,
+        /// When.
+        changed_at: SystemTime,
+    },
+}
+
+/// A record's change, ready to be encoded for any view of it.
+#[derive(Debug)]
+pub struct Changed {
+    /// Such as `LISTING_UPDATED`.
+    pub kind: String,
+    /// The record's room, such as `listings:5d1f…`.
+    pub record_room: String,
+    /// The scope rooms that the record was in before and is in after.
+    pub stayed_in: Vec<String>,
+    /// The scope rooms that it left.
+    pub left: Vec<String>,
+    /// The scope rooms that it entered.
+    pub entered: Vec<String>,
+    /// The transaction.
+    pub txid: u64,
+    /// The number in the journal.
+    pub seq: u64,
+    /// When the row changed.
+    pub changed_at: SystemTime,
+    change: Change,
+    event_name: String,
+    body: String,
+    key_columns: Vec<String>,
+    cursor: Arc<str>,
+}
+
+/// What a change means to those who see it; None if nothing but quiet columns changed.
+///
+/// `module` is the record's, `quiet` are the columns of the changed table whose change alone is no
+/// event, `cursor` is the position before the batch that the change came in.
+pub fn of(
+    change: Change,
+    module: &Module,
+    quiet: &[String],
+    cursor: &Arc<str>,
+) -> Result<Option<Event>, BadImage> {
+    if change.action == Action::Truncated {
+        return Ok(Some(Event::Truncated {
+            module: change.module,
+            txid: change.txid,
+            changed_at: change.changed_at,
+        }));
+    }
+    let body = match change.action {
+        Action::Updated => {
+            let old = change.old_image.as_deref();
+            let Some(found) = diff::difference(old, change.new_image.as_deref(), quiet)? else {
+                return Ok(None);
+            };
+            format!("\"data\":{},\"previous\":{}", found.data, found.previous)
+        }
+        Action::Deleted => format!("\"data\":{}", whole(change.old_image.as_deref())?),
+        _ => format!("\"data\":{}", whole(change.new_image.as_deref())?),
+    };
+    let with_module = |rooms: Vec<&String>| {
+        let both = rooms
+            .into_iter()
+            .flat_map(|room| [room.clone(), format!("{room}/{}", change.module)]);
+        both.collect::<Vec<_>>()
+    };
+    let (before, after) = (&change.rooms_before, &change.rooms_after);
+    let (stayed_in, left, entered) = match change.action {
+        Action::Created => (with_module(after.iter().collect()), Vec::new(), Vec::new()),
+        Action::Deleted => (with_module(before.iter().collect()), Vec::new(), Vec::new()),
+        _ => (
+            with_module(before.iter().filter(|room| after.contains(room)).collect()),
+            with_module(before.iter().filter(|room| !after.contains(room)).collect()),
+            with_module(after.iter().filter(|room| !before.contains(room)).collect()),
+        ),
+    };
+    Ok(Some(Event::Changed(Box::new(Changed {
+        kind: format!("{}_{}", module.event, change.action.name().to_uppercase()),
+        record_room: format!("{}:{}", change.module, change.record_id),
+        stayed_in,
+        left,
+        entered,
+        txid: change.txid,
+        seq: change.seq,
+        changed_at: change.changed_at,
+        event_name: module.event.clone(),
+        key_columns: module.key_columns.clone(),
+        body,
+        cursor: cursor.clone(),
+        change,
+    }))))
+}
+
+/// An image as it goes out: one that is no JSON object must not.
+fn whole(image: Option<&str>) -> Result<&str, BadImage> {
+    let image = image.unwrap_or("{}");
+    Columns::of(image)?;
+    Ok(image)
+}
+
+impl Changed {
+    /// The frame for those with this view; `rooms` are the scope rooms that it is for.
+    pub fn frame(&self, view: View, rooms: &[&str]) -> Bytes {
+        let moved;
+        let (action, body) = match view {
+            View::Stayed | View::Crossed => (self.change.action, self.body.as_str()),
+            View::Left => {
+                moved = format!("\"data\":{}", self.key());
+                (Action::Deleted, moved.as_str())
+            }
+            View::Entered => {
+                moved = format!(
+                    "\"data\":{}",
+                    self.change.new_image.as_deref().unwrap_or("{}")
+                );
+                (Action::Created, moved.as_str())
+            }
+        };
+        let change = &self.change;
+        let mut text = String::with_capacity(body.len() + 512);
+        text.push_str(&format!(
+            "{{\"type\":\"{}_{}\",\"module\":\"{}\",\"action\":\"{}\",\"recordId\":{}",
+            self.event_name,
+            action.name().to_uppercase(),
+            change.module,
+            action.name(),
+            diff::quoted(&change.record_id),
+        ));
+        if let Some((part, _)) = &change.part {
+            text.push_str(&format!(",\"part\":\"{part}\""));
+        }
+        text.push(',');
+        text.push_str(body);
+        text.push_str(&format!(
+            ",\"userId\":{},\"timestamp\":\"{}\",\"txid\":\"{}\",\"seq\":\"{}\",\"cursor\":\"{}\"",
+            change
+                .actor
+                .as_deref()
+                .map_or("null".to_owned(), diff::quoted),
+            humantime::format_rfc3339_millis(change.changed_at),
+            change.txid,
+            change.seq,
+            self.cursor,
+        ));
+        if !rooms.is_empty() {
+            text.push_str(&format!(",\"rooms\":{}", serde_json::Value::from(rooms)));
+        }
+        if matches!(view, View::Left | View::Entered) {
+            text.push_str(",\"reason\":\"moved\"");
+        }
+        text.push('}');
+        frame::text(text.as_bytes())
+    }
+
+    /// The position before the batch that the change came in.
+    pub fn cursor(&self) -> &str {
+        &self.cursor
+    }
+
+    /// The key columns alone; of a part's record, which is not in the image, its id.
+    fn key(&self) -> String {
+        let image = self
+            .change
+            .old_image
+            .as_deref()
+            .or(self.change.new_image.as_deref());
+        image
+            .and_then(|image| Columns::of(image).ok())
+            .map_or("{}".to_owned(), |columns| columns.only(&self.key_columns))
+    }
+}
+
+/// Several events of one transaction as one frame, for connections that asked for it.
+pub fn transaction_frame(txid: u64, cursor: &str, frames: &[Bytes]) -> Bytes {
+    let mut text = format!(
+        "{{\"type\":\"TRANSACTION\",\"txid\":\"{txid}\",\"cursor\":\"{cursor}\",\"events\":["
+    )
+    .into_bytes();
+    for (place, one) in frames.iter().enumerate() {
+        if place > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(&frame::payload(one));
+    }
+    text.extend_from_slice(b"]}");
+    frame::text(&text)
+}

@@ -1,0 +1,323 @@
+//! The journal, as the relay reads it: `crm_relay.change`, from one snapshot to the next.
+//!
+//! One query serves live delivery, start and reconnect alike. A read is one transaction of isolation
+//! level "repeatable read", in which the rows and the snapshot that tells what was read are of the
+//! same moment (<https://www.postgresql.org/docs/current/transaction-iso.html>).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::TryStreamExt;
+use thiserror::Error;
+use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::{Row, RowStream, SimpleQueryMessage, Statement};
+
+use crate::change::{Action, Change};
+use crate::postgres::Session;
+use crate::registry::{KeyForm, Module, Registry};
+use crate::snapshot::{BadCursor, Position, Snapshot};
+
+/// Version of the schema that this relay reads.
+pub const SCHEMA_VERSION: i32 = 1;
+
+/// The ranges of the index on `txid` that became visible ($1 to $2, exclusive), each transaction's
+/// rows together, transactions by their greatest `seq`: whoever waited for a row lock wrote its
+/// journal row after the other's commit.
+pub const READ: &str = "
+    select c.seq, c.txid::text::bigint, c.module, c.action, c.record_id, c.part, c.part_id, c.actor,
+           c.changed_at, c.depth, c.old_image, c.new_image,
+           crm_relay.rooms_of(c.module, coalesce(c.record_image, c.old_image)),
+           crm_relay.rooms_of(c.module, coalesce(c.record_image, c.new_image))
+      from unnest($1::bigint[], $2::bigint[]) as stretch (first, beyond)
+     cross join lateral (
+           select * from crm_relay.change c
+            where c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8) c
+     order by max(c.seq) over (partition by c.txid), c.seq";
+
+/// Sorting and hashing would be the planner's choice only where its statistics lie; the index is
+/// always right. A plan for all parameters is made once.
+pub const READ_SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set plan_cache_mode = force_generic_plan; set jit = off";
+
+/// Why the journal could not be read.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// Postgres said no, or is gone.
+    #[error("{}", crate::postgres::chain(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// `crm-relay install` was not run on this database.
+    #[error("schema crm_relay is not installed in this database; run: crm-relay install")]
+    NotInstalled,
+    /// Another version of the schema.
+    #[error(
+        "schema crm_relay has version {found}, this relay reads version {SCHEMA_VERSION}; run: crm-relay install"
+    )]
+    OtherVersion {
+        /// The version that is installed.
+        found: i32,
+    },
+    /// A snapshot that cannot be read.
+    #[error("Postgres told a snapshot that makes no sense: {0}")]
+    BadSnapshot(#[from] BadCursor),
+    /// A row that contradicts the schema.
+    #[error(
+        "row {seq} of crm_relay.change has action {action:?}; it must be created, updated, deleted or truncated"
+    )]
+    BadRow {
+        /// Its number.
+        seq: i64,
+        /// What stands there.
+        action: String,
+    },
+}
+
+/// A session that reads the journal.
+pub struct Journal {
+    session: Session,
+    read: Statement,
+}
+
+/// A JSON image, as the bytes that Postgres wrote.
+struct Image(String);
+
+impl<'a> FromSql<'a> for Image {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Image(std::str::from_utf8(raw)?.to_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON
+    }
+}
+
+impl Journal {
+    /// Checks that the schema is the one that this relay knows.
+    pub async fn open(session: Session) -> Result<Journal, JournalError> {
+        let client = &session.client;
+        let installed = client
+            .query_one("select to_regclass('crm_relay.setting') is not null", &[])
+            .await?;
+        if !installed.get::<_, bool>(0) {
+            return Err(JournalError::NotInstalled);
+        }
+        let found = client
+            .query_one("select version from crm_relay.setting", &[])
+            .await?
+            .get(0);
+        if found != SCHEMA_VERSION {
+            return Err(JournalError::OtherVersion { found });
+        }
+        client.batch_execute(READ_SETTINGS).await?;
+        let read = client.prepare(READ).await?;
+        Ok(Journal { session, read })
+    }
+
+    /// What tells this history from every other; see `crm_relay.epoch()`.
+    pub async fn epoch(&self) -> Result<String, JournalError> {
+        Ok(self
+            .session
+            .client
+            .query_one("select crm_relay.epoch()", &[])
+            .await?
+            .get(0))
+    }
+
+    /// The doorbell's mode: whether writers ring.
+    pub async fn rings(&self) -> Result<bool, JournalError> {
+        let row = self
+            .session
+            .client
+            .query_one("select doorbell <> 'never' from crm_relay.setting", &[])
+            .await?;
+        Ok(row.get(0))
+    }
+
+    /// Which tables are watched.
+    pub async fn registry(&self) -> Result<Registry, JournalError> {
+        let rows = self
+            .session
+            .client
+            .query(
+                "select m.module, m.event, m.key_columns, m.quiet_columns, m.part_of is not null,
+                        array(select coalesce(format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null), 'text')
+                                from unnest(m.key_columns) with ordinality as k (name, place)
+                                left join pg_attribute a on a.attrelid = m.relation and a.attname = k.name
+                                left join pg_type t on t.oid = a.atttypid
+                               order by k.place)
+                   from crm_relay.module m",
+                &[],
+            )
+            .await?;
+        Ok(Registry::of(rows.iter().map(|row| Module {
+            name: row.get::<_, String>(0).into(),
+            event: row.get(1),
+            key_columns: row.get(2),
+            quiet_columns: row.get(3),
+            is_part: row.get(4),
+            key: KeyForm::of(&row.get::<_, Vec<String>>(5)),
+        })))
+    }
+
+    /// The present: everything that is committed counts as read.
+    pub async fn present(&self) -> Result<Position, JournalError> {
+        let snapshot = self.begin().await?;
+        let newest = self
+            .session
+            .client
+            .query_opt(
+                "select c.txid::text::bigint,
+                        (select max(n.seq) from crm_relay.change n where n.txid = c.txid)
+                   from crm_relay.change c order by c.txid desc limit 1",
+                &[],
+            )
+            .await?;
+        let pruned = self
+            .session
+            .client
+            .query_one(
+                "select pruned_txid::text::bigint from crm_relay.setting",
+                &[],
+            )
+            .await?;
+        self.session.client.batch_execute("commit").await?;
+        let (highest, witness) = match newest {
+            Some(row) => (row.get::<_, i64>(0), Some(row.get::<_, i64>(1) as u64)),
+            None => (pruned.get::<_, i64>(0), None),
+        };
+        Ok(Position {
+            snapshot: snapshot.clipped(highest as u64),
+            witness,
+        })
+    }
+
+    /// Whether history is still the one that was read up to this position.
+    pub async fn still_holds(&self, position: &Position) -> Result<bool, JournalError> {
+        let Some(witness) = position.witness else {
+            return Ok(true);
+        };
+        let row = self
+            .session
+            .client
+            .query_one(
+                "select exists (select from crm_relay.change where txid = $1::bigint::text::xid8 and seq = $2)
+                     or exists (select from crm_relay.setting where pruned_txid >= $1::bigint::text::xid8)",
+                &[&(position.highest() as i64), &(witness as i64)],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+
+    /// Truncates slots whose time is over; returns their names.
+    pub async fn prune(&self) -> Result<Vec<String>, JournalError> {
+        let rows = self
+            .session
+            .client
+            .query("select crm_relay.prune()", &[])
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Begins to read what became visible since `position`.
+    pub async fn read(&self, position: &Position) -> Result<Batch<'_>, JournalError> {
+        let snapshot = self.begin().await?;
+        let stretches = position.snapshot.until(&snapshot);
+        let rows = if stretches.is_empty() {
+            None
+        } else {
+            let first: Vec<i64> = stretches
+                .iter()
+                .map(|stretch| stretch.start as i64)
+                .collect();
+            let beyond: Vec<i64> = stretches.iter().map(|stretch| stretch.end as i64).collect();
+            Some(Box::pin(
+                self.session
+                    .client
+                    .query_raw(&self.read, [first, beyond])
+                    .await?,
+            ))
+        };
+        Ok(Batch {
+            journal: self,
+            rows,
+            snapshot,
+            highest: position.highest(),
+            witness: position.witness,
+        })
+    }
+
+    /// Begins a transaction (a read that fails gives up the session) and tells its snapshot, in one round trip.
+    async fn begin(&self) -> Result<Snapshot, JournalError> {
+        let begun =
+            "begin isolation level repeatable read read only; select pg_current_snapshot()::text";
+        for message in self.session.client.simple_query(begun).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                return Ok(row.get(0).unwrap_or_default().parse()?);
+            }
+        }
+        Err(BadCursor::Missing("the snapshot").into())
+    }
+}
+
+/// What became visible since a position, in order.
+///
+/// Rows come at the pace at which they are taken: an unread answer waits in the socket.
+pub struct Batch<'a> {
+    journal: &'a Journal,
+    rows: Option<Pin<Box<RowStream>>>,
+    snapshot: Snapshot,
+    highest: u64,
+    witness: Option<u64>,
+}
+
+impl Batch<'_> {
+    /// The next change, or None when all were taken.
+    pub async fn next(&mut self) -> Result<Option<Change>, JournalError> {
+        let Some(rows) = &mut self.rows else {
+            return Ok(None);
+        };
+        let Some(row) = rows.try_next().await? else {
+            return Ok(None);
+        };
+        let change = change(&row)?;
+        if change.txid > self.highest
+            || (change.txid == self.highest && Some(change.seq) > self.witness)
+        {
+            self.highest = change.txid;
+            self.witness = Some(change.seq);
+        }
+        Ok(Some(change))
+    }
+
+    /// The position after it, which claims what was taken and nothing else.
+    pub async fn end(self) -> Result<Position, JournalError> {
+        self.journal.session.client.batch_execute("commit").await?;
+        Ok(Position {
+            snapshot: self.snapshot.clipped(self.highest),
+            witness: self.witness,
+        })
+    }
+}
+
+fn change(row: &Row) -> Result<Change, JournalError> {
+    let seq: i64 = row.get(0);
+    let action: String = row.get(3);
+    let Some(action) = Action::from_name(&action) else {
+        return Err(JournalError::BadRow { seq, action });
+    };
+    let part: Option<String> = row.get(5);
+    Ok(Change {
+        seq: seq as u64,
+        txid: row.get::<_, i64>(1) as u64,
+        module: Arc::from(row.get::<_, &str>(2)),
+        action,
+        record_id: row.get::<_, Option<String>>(4).unwrap_or_default(),
+        part: part.map(|part| (part, row.get::<_, Option<String>>(6).unwrap_or_default())),
+        actor: row.get(7),
+        changed_at: row.get::<_, SystemTime>(8),
+        depth: row.get(9),
+        old_image: row.get::<_, Option<Image>>(10).map(|image| image.0),
+        new_image: row.get::<_, Option<Image>>(11).map(|image| image.0),
+        rooms_before: row.get::<_, Option<Vec<String>>>(12).unwrap_or_default(),
+        rooms_after: row.get::<_, Option<Vec<String>>>(13).unwrap_or_default(),
+    })
+}

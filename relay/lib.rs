@@ -1,0 +1,70 @@
+//! crm-relay makes a PostgreSQL-backed CRM live: a row of a watched table changes, and a moment later
+//! every browser that looks at that record shows it. The CRM's backend is not touched.
+//!
+//! # The way a change goes
+//!
+//! ```text
+//!  CRM transaction ──▶ trigger ──▶ crm_relay.change (journal) ──┐ same transaction: both or neither
+//!                         └─────▶ NOTIFY crm_relay (doorbell) ──┤
+//!                                                               ▼
+//!    doorbell (LISTEN) ─▶ reader (snapshot → snapshot) ─▶ diff ─▶ event ─▶ rooms ─▶ connections
+//! ```
+//!
+//! One direction, one path, and each part is ignorant of those after it:
+//!
+//! | station | what it does | what it does not know |
+//! |---|---|---|
+//! | [`doorbell`] | hears that something was committed | what |
+//! | [`journal`], [`reader`] | reads exactly what became visible since the last [`snapshot`] | sockets |
+//! | [`order`], [`diff`] | bring a transaction's [`change`]s in order; tell which columns changed | I/O of any kind |
+//! | [`event`] | what a change is to those who see it; its frames, each put together once | members of rooms |
+//! | [`rooms`] | who gets it; one task owns them all | Postgres and sockets |
+//! | [`outbox`], [`connection`] | what waits for one client, and its socket | other clients |
+//!
+//! Beside the way: [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
+//! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
+//! [`config`] (settings), [`traffic`] (the log of events), [`demo`] (a small CRM to try it with).
+//!
+//! # Invariants
+//!
+//! 1. A change is captured in the CRM's own transaction: committed, it is in the journal; rolled back,
+//!    also to a savepoint, there is no trace. The CRM never waits for the relay and never fails
+//!    because of it.
+//! 2. Nothing is lost and nothing is sent twice between journal and room. The position is a snapshot,
+//!    clipped to what was read, with a witness; see [`snapshot`].
+//! 3. A transaction's events stay together, in the order of their `seq`; transactions go by their
+//!    greatest `seq`, which contradicts commit order for no record.
+//! 4. A frame is encoded once, however many connections get it. Work per change grows with the members
+//!    of its rooms and with nothing else.
+//! 5. No queue is unbounded: see [`outbox`] for what happens to a client that does not keep up.
+//! 6. Who cannot be given everything is told `resync`.
+//! 7. Hidden columns never leave Postgres. (Tokens and policy are still to come: until then the relay
+//!    serves loopback addresses only.)
+//! 8. Loss of contact is seen: `/readyz` and the log tell it, and the reader comes back by itself.
+//!
+//! # Whose WebSocket
+//!
+//! The crates that were looked at (`tungstenite`, `fastwebsockets`, `yawc`) encode a frame for each
+//! socket anew and keep buffers for each, so [`frame`] is our own: small, pure, compared with
+//! tungstenite's decoder on the same bytes in `tests/frame.rs`, and fuzzed under `tests/fuzz`.
+
+pub mod change;
+pub mod config;
+pub mod connection;
+pub mod demo;
+pub mod diff;
+pub mod doorbell;
+pub mod event;
+pub mod frame;
+pub mod journal;
+pub mod order;
+pub mod outbox;
+pub mod postgres;
+pub mod protocol;
+pub mod reader;
+pub mod registry;
+pub mod rooms;
+pub mod schema;
+pub mod server;
+pub mod snapshot;
+pub mod traffic;

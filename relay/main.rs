@@ -1,0 +1,269 @@
+//! The command `crm-relay`: parses, binds, and hands over.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use crm_relay::config::{BadSettings, Config, Given, LogFormat};
+use crm_relay::demo;
+use crm_relay::postgres::ConnectError;
+use crm_relay::schema::{self, SchemaError, Watch};
+use crm_relay::server::{self, Routes};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Makes a PostgreSQL-backed CRM live: each change of a record, pushed to every browser that looks at it
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 good, 1 something failed, 2 bad usage or settings, 3 could not reach Postgres"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve browsers: read the journal and push each change to its rooms
+    #[command(
+        after_help = "Example: DATABASE_URL=postgresql://relay@db/crm crm-relay serve --no-auth"
+    )]
+    Serve(Given),
+    /// Install the schema crm_relay and watch the CRM's tables; may be run again at any time
+    #[command(
+        after_help = "Example: DATABASE_URL=postgresql://postgres@db/crm crm-relay install --dry-run"
+    )]
+    Install(Install),
+    /// Take away the triggers and the schema, with the journal; the CRM is left as it was
+    #[command(
+        after_help = "Example: DATABASE_URL=postgresql://postgres@db/crm crm-relay uninstall"
+    )]
+    Uninstall(Given),
+    /// Watch one table more
+    #[command(after_help = "Example: crm-relay watch 'sales.\"Deals\"' --module deals")]
+    Watch(WatchTable),
+    /// Stop watching a table; its changes so far stay in the journal
+    #[command(after_help = "Example: crm-relay unwatch sales.notes")]
+    Unwatch(UnwatchTable),
+    /// Load a small CRM into an empty database and serve it with a page to try
+    #[command(
+        after_help = "Example: DATABASE_URL=postgresql://postgres@localhost/empty crm-relay demo (or deploy/demo.sh, which brings a database of its own)"
+    )]
+    Demo(Given),
+}
+
+#[derive(Args)]
+struct Install {
+    #[command(flatten)]
+    given: Given,
+    /// Print the SQL and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Schema of the CRM's tables
+    #[arg(long, default_value = "public", value_name = "SCHEMA")]
+    crm_schema: String,
+    /// Whether writers ring [default: as it is; at first always]
+    #[arg(long, env = "RELAY_DOORBELL")]
+    doorbell: Option<Doorbell>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Doorbell {
+    /// Each transaction with changes rings by NOTIFY
+    Always,
+    /// The relay polls: for servers that use two-phase commit, which refuses NOTIFY
+    Never,
+}
+
+#[derive(Args)]
+struct WatchTable {
+    #[command(flatten)]
+    given: Given,
+    /// The table, as in SQL
+    table: String,
+    /// Name in rooms and events [default: the table's, in lower case]
+    #[arg(long)]
+    module: Option<String>,
+    /// Name in event types, such as LISTING [default: the module's, in upper case, in the singular]
+    #[arg(long)]
+    event: Option<String>,
+    /// Columns that make a record's id, separated by commas [default: the primary key]
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    key: Vec<String>,
+    /// Columns that never leave the table, separated by commas [default: those named like secrets]
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    hidden: Vec<String>,
+    /// The module whose records the rows are parts of
+    #[arg(long, requires = "part_link", value_name = "MODULE")]
+    part_of: Option<String>,
+    /// The column of that module's table that names a row of this one
+    #[arg(long, requires = "part_of", value_name = "COLUMN")]
+    part_link: Option<String>,
+}
+
+#[derive(Args)]
+struct UnwatchTable {
+    #[command(flatten)]
+    given: Given,
+    /// The table, as in SQL
+    table: String,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("crm-relay: could not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("crm-relay: {error:#}");
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let unreachable = |error: &ConnectError| matches!(error, ConnectError::Refused { .. });
+    let refused = error
+        .downcast_ref::<ConnectError>()
+        .is_some_and(unreachable)
+        || matches!(error.downcast_ref(), Some(SchemaError::Connect(error)) if unreachable(error));
+    if error.is::<BadSettings>() {
+        ExitCode::from(2)
+    } else if refused {
+        ExitCode::from(3)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    let print = |line: String| println!("{line}");
+    match command {
+        Command::Serve(given) => {
+            let config = given.serving()?;
+            start_log(&config);
+            serve(config, None).await
+        }
+        Command::Install(Install {
+            given,
+            dry_run,
+            crm_schema,
+            doorbell,
+        }) => {
+            let doorbell = doorbell.map(|mode| match mode {
+                Doorbell::Always => "always",
+                Doorbell::Never => "never",
+            });
+            if dry_run {
+                schema::install_sql(&crm_schema, doorbell)
+                    .into_iter()
+                    .for_each(print);
+                return Ok(());
+            }
+            Ok(schema::install(&given.database()?, &crm_schema, doorbell, print).await?)
+        }
+        Command::Uninstall(given) => Ok(schema::uninstall(&given.database()?, print).await?),
+        Command::Watch(WatchTable {
+            given,
+            table,
+            module,
+            event,
+            key,
+            hidden,
+            part_of,
+            part_link,
+        }) => {
+            let watch = Watch {
+                table,
+                module,
+                event,
+                key,
+                hidden,
+                part_of,
+                part_link,
+            };
+            Ok(schema::watch(&given.database()?, &watch, print).await?)
+        }
+        Command::Unwatch(UnwatchTable { given, table }) => {
+            Ok(schema::unwatch(&given.database()?, &table, print).await?)
+        }
+        Command::Demo(mut given) => {
+            given.no_auth.get_or_insert_with(|| "true".to_owned());
+            let config = given.serving()?;
+            start_log(&config);
+            try_out(config).await
+        }
+    }
+}
+
+fn start_log(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(&config.log);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+async fn serve(config: Config, more: Option<Routes>) -> anyhow::Result<()> {
+    let listen = config.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
+        BadSettings(vec![format!(
+            "listen (RELAY_LISTEN): {listen}: {error}; it must be a free address of this machine"
+        )])
+    })?;
+    let address = listener.local_addr()?;
+    let stop = stop_signal()?;
+    server::serve(
+        config,
+        listener,
+        more,
+        || println!("ready http://{address}/"),
+        stop,
+    )
+    .await?;
+    Ok(())
+}
+
+/// Done at SIGTERM or SIGINT.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The demo: loads the small CRM, serves it, and takes it away again.
+async fn try_out(config: Config) -> anyhow::Result<()> {
+    let database = config.database.clone();
+    let session = database.session("demo").await?;
+    demo::load(&session.client).await?;
+    let installed =
+        schema::install(&database, "public", None, |line| tracing::info!("{line}")).await;
+    let served = match installed {
+        Ok(()) => {
+            let editor = Arc::new(database.session("demo edits").await?);
+            serve(config, Some(demo::routes(editor))).await
+        }
+        Err(error) => Err(error.into()),
+    };
+    // what the demo brought it takes away, also when it failed
+    schema::uninstall(&database, |line| tracing::info!("{line}")).await?;
+    demo::unload(&session.client).await?;
+    served
+}

@@ -1,0 +1,193 @@
+//! What waits for one connection: a queue of whole frames, bounded in bytes.
+//!
+//! Whoever has something for a connection puts it here and goes on; the connection's own task takes
+//! it out at the pace of its socket. A connection that does not keep up loses its queue and is
+//! closed with 4508: it slows no one else, and comes back with its cursor.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::frame;
+
+/// Why a connection ends: the close code and reason that its client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close {
+    /// RFC 6455, section 7.4, or a code of `relay/PROTOCOL.md`.
+    pub code: u16,
+    /// For people.
+    pub reason: &'static str,
+}
+
+impl Close {
+    /// The relay stops.
+    pub const GOING_AWAY: Close = Close {
+        code: 1001,
+        reason: "relay stops",
+    };
+    /// Frame after frame that made no sense.
+    pub const BAD_FRAMES: Close = Close {
+        code: 4400,
+        reason: "too many bad frames",
+    };
+    /// No `hello` in time.
+    pub const NO_HELLO: Close = Close {
+        code: 4408,
+        reason: "no hello in time",
+    };
+    /// More waited than may wait.
+    pub const TOO_SLOW: Close = Close {
+        code: 4508,
+        reason: "too slow: come back with the cursor",
+    };
+}
+
+/// The queue of one connection; shared by the rooms, which fill it, and the connection's task.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Bytes>,
+    /// Bytes in `frames` and in what the connection took and has not written yet.
+    bytes: usize,
+    closed: Option<Close>,
+}
+
+impl Outbox {
+    /// At most `limit` bytes wait (and one frame more, so that a frame of any size can pass).
+    pub fn new(limit: usize) -> Outbox {
+        Outbox {
+            queue: Mutex::default(),
+            filled: Notify::new(),
+            limit,
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // nothing inside can panic, so the lock cannot be poisoned by a half-made change
+        self.queue
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Puts a frame behind those that wait; false if the connection is closed, or closes by this.
+    pub fn push(&self, frame: Bytes) -> bool {
+        let mut queue = self.queue();
+        if queue.closed.is_some() {
+            return false;
+        }
+        if queue.bytes > self.limit {
+            drop(queue);
+            self.close(Close::TOO_SLOW);
+            return false;
+        }
+        queue.bytes += frame.len();
+        queue.frames.push_back(frame);
+        drop(queue);
+        self.filled.notify_one();
+        true
+    }
+
+    /// Ends the connection; the first reason counts. What waits still goes out before the close
+    /// frame, except when it waits because the client is too slow.
+    pub fn close(&self, close: Close) {
+        let mut queue = self.queue();
+        if queue.closed.is_some() {
+            return;
+        }
+        queue.closed = Some(close);
+        if close == Close::TOO_SLOW {
+            queue.frames.clear();
+        }
+        queue
+            .frames
+            .push_back(frame::close(close.code, close.reason));
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Why the connection ends, if it does.
+    pub fn closed(&self) -> Option<Close> {
+        self.queue().closed
+    }
+
+    /// Waits until there is something to take.
+    pub async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Moves all that waits to the end of `taken`.
+    pub fn take(&self, taken: &mut VecDeque<Bytes>) {
+        let mut queue = self.queue();
+        if taken.is_empty() {
+            std::mem::swap(taken, &mut queue.frames);
+        } else {
+            taken.append(&mut queue.frames);
+        }
+    }
+
+    /// Tells that so many bytes of what was taken are written.
+    pub fn written(&self, bytes: usize) {
+        let mut queue = self.queue();
+        queue.bytes = queue.bytes.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(outbox: &Outbox) -> usize {
+        let mut taken = VecDeque::new();
+        outbox.take(&mut taken);
+        taken.len()
+    }
+
+    #[test]
+    fn a_queue_beyond_its_bound_is_dropped_and_the_connection_closed() {
+        let outbox = Outbox::new(1000);
+        let frame = frame::text(&[b'x'; 600]);
+        assert!(outbox.push(frame.clone()));
+        assert!(outbox.push(frame.clone()));
+        assert!(!outbox.push(frame.clone()));
+        assert_eq!(outbox.closed(), Some(Close::TOO_SLOW));
+        assert_eq!(frames(&outbox), 1, "the close frame alone");
+    }
+
+    #[test]
+    fn a_frame_of_any_size_passes_when_nothing_waits() {
+        let outbox = Outbox::new(1000);
+        assert!(outbox.push(frame::text(&[b'x'; 50_000])));
+        let mut taken = VecDeque::new();
+        outbox.take(&mut taken);
+        assert!(!outbox.push(frame::text(b"more")), "taken is not written");
+    }
+
+    #[test]
+    fn what_is_written_makes_room() {
+        let outbox = Outbox::new(1000);
+        let frame = frame::text(&[b'x'; 600]);
+        for _ in 0..10 {
+            assert!(outbox.push(frame.clone()));
+            assert_eq!(frames(&outbox), 1);
+            outbox.written(frame.len());
+        }
+    }
+
+    #[test]
+    fn what_waits_goes_out_before_an_orderly_close() {
+        let outbox = Outbox::new(1000);
+        outbox.push(frame::text(b"last"));
+        outbox.close(Close::GOING_AWAY);
+        outbox.close(Close::TOO_SLOW);
+        assert_eq!(outbox.closed(), Some(Close::GOING_AWAY));
+        assert_eq!(frames(&outbox), 2);
+    }
+}

@@ -1,0 +1,161 @@
+//! Sessions with Postgres.
+
+use std::time::Duration;
+
+use futures::future::poll_fn;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification};
+
+/// How long a host may take to answer a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long sent data may stay unacknowledged before the session counts as lost.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// No session, or none that is of use.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The text of `DATABASE_URL` is none.
+    #[error("DATABASE_URL: {0}; it must be like postgresql://user@host:5432/database")]
+    BadUrl(tokio_postgres::Error),
+    /// Nobody answered, or refused.
+    #[error("could not connect to Postgres at {target}: {reason}")]
+    Refused {
+        /// Host, port and database.
+        target: String,
+        /// What the attempt ended with.
+        reason: String,
+    },
+}
+
+/// Where sessions go to.
+#[derive(Debug, Clone)]
+pub struct Database {
+    config: Config,
+}
+
+/// What a session says by itself.
+#[derive(Debug)]
+pub enum Said {
+    /// A NOTIFY on a channel that it listens on.
+    Notified(Notification),
+    /// A notice, such as those of `install`.
+    Notice(String),
+}
+
+/// One session; its background task ends with it.
+pub struct Session {
+    /// For queries.
+    pub client: Client,
+    /// What the session says by itself; closed when the session is lost.
+    pub said: mpsc::Receiver<Said>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Database {
+    /// From a URL or a `key=value` text, as libpq takes them.
+    pub fn of(url: &str) -> Result<Database, ConnectError> {
+        let mut config: Config = url.parse().map_err(ConnectError::BadUrl)?;
+        // a standby's snapshot does not tell which transactions are open
+        config
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(TCP_USER_TIMEOUT)
+            .keepalives_idle(Duration::from_secs(10));
+        Ok(Database { config })
+    }
+
+    /// Host, port and database, for people; never the password.
+    pub fn target(&self) -> String {
+        let hosts = self.config.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            #[cfg(unix)]
+            Host::Unix(path) => path.display().to_string(),
+        });
+        let ports = self.config.get_ports();
+        let port = |place: usize| ports.get(place).or(ports.first()).copied().unwrap_or(5432);
+        let hosts: Vec<String> = hosts
+            .enumerate()
+            .map(|(place, host)| format!("{host}:{}", port(place)))
+            .collect();
+        format!(
+            "{}/{}",
+            hosts.join(","),
+            self.config
+                .get_dbname()
+                .or(self.config.get_user())
+                .unwrap_or_default()
+        )
+    }
+
+    /// Opens a session; `purpose` shows in `pg_stat_activity` as `crm-relay <purpose>`.
+    pub async fn session(&self, purpose: &str) -> Result<Session, ConnectError> {
+        let refused = |error: tokio_postgres::Error| ConnectError::Refused {
+            target: self.target(),
+            reason: chain(&error),
+        };
+        let mut config = self.config.clone();
+        config.application_name(format!("crm-relay {purpose}"));
+        let (client, mut connection) = config.connect(NoTls).await.map_err(refused)?;
+        let (say, said) = mpsc::channel(64);
+        let driver = tokio::spawn(async move {
+            loop {
+                let message = match poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notification(notification))) => {
+                        Said::Notified(notification)
+                    }
+                    Some(Ok(AsyncMessage::Notice(notice))) => {
+                        Said::Notice(notice.message().to_owned())
+                    }
+                    Some(Ok(_)) => continue,
+                    Some(Err(error)) => {
+                        tracing::debug!(error = chain(&error), "session with Postgres ended");
+                        return;
+                    }
+                    None => return,
+                };
+                // A full channel means that enough was said already. It must not stop the session,
+                // which answers queries, too.
+                if say
+                    .try_send(message)
+                    .is_err_and(|error| matches!(error, mpsc::error::TrySendError::Closed(_)))
+                {
+                    return;
+                }
+            }
+        });
+        // a pooler or a cautious DBA may end sessions that are idle, which ours are most of the time
+        let settings = "set idle_session_timeout = 0; set statement_timeout = 0; set lock_timeout = 0; \
+                        set idle_in_transaction_session_timeout = 0; set search_path = pg_catalog, pg_temp";
+        client.batch_execute(settings).await.map_err(refused)?;
+        Ok(Session {
+            client,
+            said,
+            driver,
+        })
+    }
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

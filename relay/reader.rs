@@ -1,0 +1,325 @@
+//! The reader: keeps the relay's position in the journal and turns what comes after it into events.
+//!
+//! It sleeps until the doorbell rings, reads, and hands each transaction's events on; when Postgres
+//! goes away it comes back with backoff and goes on where it was. It knows nothing of sockets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::change::Change;
+use crate::diff::BadImage;
+use crate::doorbell::{Doorbell, Unheard};
+use crate::event::{self, Event};
+use crate::journal::{Journal, JournalError};
+use crate::order;
+use crate::postgres::{ConnectError, Database};
+use crate::registry::Registry;
+use crate::rooms::Command;
+use crate::snapshot::{Cursor, Position};
+
+/// How often the journal is looked at though no bell rang; also how often the registry is read.
+const SAFETY_POLL: Duration = Duration::from_secs(5);
+
+/// The same where writers do not ring.
+const POLL_WITHOUT_BELL: Duration = Duration::from_millis(250);
+
+/// How often slots of the journal whose time is over are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Bytes of images of one transaction that are held at once; a larger one is handed on in pieces.
+const PIECE: usize = 64 << 20;
+
+/// Longest wait between two attempts to reach Postgres.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
+
+/// Whether clients can be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// The journal is read and the doorbell heard.
+    Ready,
+    /// Not, and why.
+    Unready(String),
+}
+
+/// What the rest of the relay sees of the reader.
+#[derive(Debug)]
+pub struct Told {
+    /// Whether it reads.
+    pub readiness: watch::Sender<Readiness>,
+    /// What is watched.
+    pub registry: watch::Sender<Arc<Registry>>,
+}
+
+#[derive(Debug, Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Unheard(#[from] Unheard),
+    #[error("the rooms are gone")]
+    Stopped,
+}
+
+/// Reads on and on. It owns its position; nobody else knows more of it than cursors.
+pub struct Reader {
+    database: Database,
+    rooms: mpsc::Sender<Command>,
+    told: Told,
+    reached: Option<(String, Position)>,
+    cursor: Arc<str>,
+    /// Of a batch that was interrupted: what of it was handed on, by transaction its greatest `seq`.
+    handed_on: HashMap<u64, u64>,
+}
+
+impl Reader {
+    /// Begins at the present, once Postgres is reached.
+    pub fn new(database: Database, rooms: mpsc::Sender<Command>, told: Told) -> Reader {
+        Reader {
+            database,
+            rooms,
+            told,
+            reached: None,
+            cursor: Arc::from(""),
+            handed_on: HashMap::new(),
+        }
+    }
+
+    /// Reads until the rooms are gone.
+    pub async fn run(mut self) {
+        let mut backoff = Duration::from_millis(100);
+        loop {
+            let began = Instant::now();
+            let interrupted = match self.read_on().await {
+                Err(Interrupted::Stopped) => return,
+                Err(interrupted) => interrupted,
+                Ok(never) => match never {},
+            };
+            if self.told.readiness.borrow().clone() == Readiness::Ready
+                || began.elapsed() > LONGEST_BACKOFF
+            {
+                backoff = Duration::from_millis(100);
+            }
+            tracing::warn!(reason = %interrupted, again_in_ms = backoff.as_millis() as u64, "not reading the journal");
+            self.told
+                .readiness
+                .send_replace(Readiness::Unready(interrupted.to_string()));
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        }
+    }
+
+    async fn read_on(&mut self) -> Result<std::convert::Infallible, Interrupted> {
+        // the bell first: what is committed from here on rings, what was before is read
+        let mut doorbell = Doorbell::hang(&self.database).await?;
+        let journal = Journal::open(self.database.session("reader").await?).await?;
+        self.find_position(&journal).await?;
+        self.read_registry(&journal).await?;
+        let rings = journal.rings().await?;
+        self.read(&journal).await?;
+        tracing::info!(database = %self.database.target(), cursor = %self.cursor, rings, "reading the journal");
+        self.told.readiness.send_replace(Readiness::Ready);
+
+        let mut safety = tokio::time::interval(if rings {
+            SAFETY_POLL
+        } else {
+            POLL_WITHOUT_BELL
+        });
+        safety.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        safety.reset();
+        let mut looked_around = Instant::now();
+        let mut pruned = Instant::now();
+        loop {
+            let rung = tokio::select! {
+                rung = doorbell.rung() => { rung?; true }
+                _ = safety.tick() => false,
+                () = self.rooms.closed() => return Err(Interrupted::Stopped),
+            };
+            let found = self.read(&journal).await?;
+            if !rung && rings && found > 0 {
+                tracing::warn!(changes = found, "found changes that no bell had announced");
+            }
+            if looked_around.elapsed() >= SAFETY_POLL {
+                looked_around = Instant::now();
+                self.read_registry(&journal).await?;
+            }
+            if pruned.elapsed() >= PRUNE_EVERY {
+                pruned = Instant::now();
+                match journal.prune().await {
+                    Ok(slots) if slots.is_empty() => {}
+                    Ok(slots) => {
+                        tracing::info!(slots = slots.join(", "), "truncated slots of the journal")
+                    }
+                    Err(error) => tracing::warn!(%error, "could not prune the journal"),
+                }
+            }
+        }
+    }
+
+    /// The position to go on from: the one that was reached, if history is still the same.
+    async fn find_position(&mut self, journal: &Journal) -> Result<(), Interrupted> {
+        let epoch = journal.epoch().await?;
+        if let Some((known, position)) = &self.reached {
+            if *known == epoch && journal.still_holds(position).await? {
+                return Ok(());
+            }
+            tracing::warn!(was = %known, is = %epoch, "history is another than the one that was read: everybody fetches anew");
+        }
+        let first = self.reached.is_none();
+        let position = journal.present().await?;
+        self.handed_on.clear();
+        self.cursor = cursor(&epoch, &position);
+        self.reached = Some((epoch, position));
+        let cursor = self.cursor.clone();
+        self.send(if first {
+            Command::Reached { cursor }
+        } else {
+            Command::EpochChanged { cursor }
+        })
+        .await
+    }
+
+    async fn read_registry(&mut self, journal: &Journal) -> Result<(), Interrupted> {
+        let registry = journal.registry().await?;
+        self.told.registry.send_if_modified(|known| {
+            let changed = **known != registry;
+            if changed {
+                *known = Arc::new(registry);
+            }
+            changed
+        });
+        Ok(())
+    }
+
+    async fn send(&self, command: Command) -> Result<(), Interrupted> {
+        self.rooms
+            .send(command)
+            .await
+            .map_err(|_| Interrupted::Stopped)
+    }
+
+    /// Reads what came since, hands it on, and moves the position when all of it is handed on;
+    /// returns the number of changes.
+    async fn read(&mut self, journal: &Journal) -> Result<u64, Interrupted> {
+        let Some((epoch, position)) = self.reached.clone() else {
+            return Ok(0);
+        };
+        let mut changes = 0;
+        let mut held: Vec<Change> = Vec::new();
+        let mut bytes = 0;
+        let mut batch = journal.read(&position).await?;
+        while let Some(change) = batch.next().await? {
+            changes += 1;
+            if held.last().is_some_and(|last| last.txid != change.txid) || bytes > PIECE {
+                self.hand_on(std::mem::take(&mut held)).await?;
+                bytes = 0;
+            }
+            let size = |image: &Option<String>| image.as_ref().map_or(0, String::len);
+            bytes += size(&change.old_image) + size(&change.new_image);
+            held.push(change);
+        }
+        self.hand_on(held).await?;
+        let next = batch.end().await?;
+        self.handed_on.clear();
+        if next != position {
+            self.cursor = cursor(&epoch, &next);
+            self.reached = Some((epoch, next));
+            self.send(Command::Reached {
+                cursor: self.cursor.clone(),
+            })
+            .await?;
+        }
+        Ok(changes)
+    }
+
+    /// Makes events of one transaction's changes (or a piece of them) and hands them on.
+    async fn hand_on(&mut self, mut changes: Vec<Change>) -> Result<(), Interrupted> {
+        if let Some(Change { txid, .. }) = changes.first() {
+            let done = self.handed_on.get(txid).copied();
+            changes.retain(|change| Some(change.seq) > done);
+        }
+        let Some(Change { txid, seq, .. }) = changes.last() else {
+            return Ok(());
+        };
+        let (txid, seq) = (*txid, *seq);
+        let known = |registry: &Registry| {
+            changes
+                .iter()
+                .all(|change| registry.module(&change.module).is_some())
+        };
+        let is_known = known(&self.told.registry.borrow());
+        if !is_known {
+            // watched since the registry was read; the reader's own session is in the middle of a read
+            let other = Journal::open(self.database.session("registry").await?).await?;
+            self.read_registry(&other).await?;
+        }
+        let registry = self.told.registry.borrow().clone();
+        let events = events(changes, &registry, &self.cursor);
+        if !events.is_empty() {
+            self.send(Command::Publish { events }).await?;
+        }
+        self.handed_on.insert(txid, seq);
+        Ok(())
+    }
+}
+
+fn cursor(epoch: &str, position: &Position) -> Arc<str> {
+    let cursor = Cursor {
+        epoch: epoch.to_owned(),
+        position: position.clone(),
+    };
+    cursor.to_string().into()
+}
+
+/// The events of one transaction's changes, in order.
+pub fn events(changes: Vec<Change>, registry: &Registry, cursor: &Arc<str>) -> Vec<Event> {
+    let copy = |change: &Change| (change.module.clone(), change.txid, change.changed_at);
+    let told: Vec<_> = changes.iter().map(copy).collect();
+    let linked = match order::relink(changes) {
+        Ok(linked) => linked,
+        Err(error) => return upheaval(told, &error),
+    };
+    let mut events = Vec::with_capacity(linked.len());
+    for change in linked {
+        // unwatched since: nobody is in rooms of a module that is not there
+        let Some(module) = registry.module(&change.module) else {
+            continue;
+        };
+        let changed = change
+            .part
+            .as_ref()
+            .map_or(Some(module), |(part, _)| registry.module(part));
+        let quiet = changed.map_or(&[][..], |changed| &changed.quiet_columns[..]);
+        let told = copy(&change);
+        match event::of(change, module, quiet, cursor) {
+            Ok(event) => events.extend(event),
+            Err(error) => events.extend(upheaval(vec![told], &error)),
+        }
+    }
+    events
+}
+
+/// What cannot be read as rows is told as an upheaval of its modules: nobody is left believing that
+/// they are current.
+fn upheaval(told: Vec<(Arc<str>, u64, std::time::SystemTime)>, error: &BadImage) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    let mut modules: Vec<Arc<str>> = Vec::new();
+    for (module, txid, changed_at) in told {
+        if !modules.contains(&module) {
+            tracing::error!(%module, txid, %error, "a change cannot be read: its module's rooms fetch anew");
+            modules.push(module.clone());
+            events.push(Event::Truncated {
+                module,
+                txid,
+                changed_at,
+            });
+        }
+    }
+    events
+}

@@ -1,0 +1,172 @@
+//! The registry: which modules are watched, and what their record ids look like.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// One watched table, a row of `crm_relay.module`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Its name in rooms and events, such as `listings`.
+    pub name: Arc<str>,
+    /// Its name in event types, such as `LISTING`.
+    pub event: String,
+    /// The columns that make a record's id.
+    pub key_columns: Vec<String>,
+    /// What the id must look like.
+    pub key: KeyForm,
+    /// Columns whose change alone is no event.
+    pub quiet_columns: Vec<String>,
+    /// Whether its rows are parts of another module's records: then it has no rooms of its own.
+    pub is_part: bool,
+}
+
+/// How Postgres prints a record's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyForm {
+    /// Lower case, with hyphens.
+    Uuid,
+    /// Decimal digits, within the bounds of the type, which has this many bits.
+    Integer(u32),
+    /// Any text.
+    Text,
+    /// A JSON array of this many texts.
+    Composite(usize),
+}
+
+impl KeyForm {
+    /// From the names that `format_type` gives to the types of the key columns.
+    ///
+    /// Types not named here count as text: an id that does not cast to them names a record that
+    /// cannot exist, and its room stays silent.
+    pub fn of(types: &[String]) -> KeyForm {
+        match types {
+            [one] => match one.as_str() {
+                "uuid" => KeyForm::Uuid,
+                "smallint" => KeyForm::Integer(16),
+                "integer" => KeyForm::Integer(32),
+                "bigint" => KeyForm::Integer(64),
+                _ => KeyForm::Text,
+            },
+            several => KeyForm::Composite(several.len()),
+        }
+    }
+
+    /// Whether Postgres would print an id of this form exactly so.
+    pub fn fits(self, id: &str) -> bool {
+        match self {
+            KeyForm::Uuid => {
+                uuid::Uuid::try_parse(id).is_ok_and(|uuid| uuid.hyphenated().to_string() == id)
+            }
+            KeyForm::Integer(bits) => id.parse::<i64>().is_ok_and(|number| {
+                number.to_string() == id && (bits == 64 || (number >> (bits - 1)) == (number >> 63))
+            }),
+            KeyForm::Text => !id.is_empty() && !id.contains('\0'),
+            KeyForm::Composite(columns) => {
+                serde_json::from_str::<Vec<String>>(id).is_ok_and(|texts| {
+                    texts.len() == columns && serde_json::Value::from(texts).to_string() == id
+                })
+            }
+        }
+    }
+}
+
+/// All watched modules by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Registry {
+    modules: HashMap<Arc<str>, Module>,
+}
+
+/// The scopes of rooms that hold many records.
+const SCOPES: [&str; 3] = ["user", "team", "broker"];
+
+impl Registry {
+    /// Of these modules.
+    pub fn of(modules: impl IntoIterator<Item = Module>) -> Registry {
+        Registry {
+            modules: modules
+                .into_iter()
+                .map(|module| (module.name.clone(), module))
+                .collect(),
+        }
+    }
+
+    /// A module by its name.
+    pub fn module(&self, name: &str) -> Option<&Module> {
+        self.modules.get(name)
+    }
+
+    /// Whether a room of this name can ever hold anything: `<module>:<record id>`, `<scope>:<id>` or
+    /// `<scope>:<id>/<module>`, the id written as Postgres prints it.
+    pub fn has_room(&self, room: &str) -> bool {
+        let Some((name, id)) = room.split_once(':') else {
+            return false;
+        };
+        let own = |name: &str| self.module(name).filter(|module| !module.is_part);
+        if SCOPES.contains(&name) {
+            let (id, module) = id
+                .split_once('/')
+                .map_or((id, None), |(id, module)| (id, Some(module)));
+            return !id.is_empty()
+                && id.len() <= 255
+                && module.is_none_or(|module| own(module).is_some());
+        }
+        own(name).is_some_and(|module| module.key.fits(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(name: &str, types: &[&str], is_part: bool) -> Module {
+        Module {
+            name: name.into(),
+            event: name.to_uppercase(),
+            key_columns: vec!["id".to_owned()],
+            key: KeyForm::of(&types.iter().map(|&t| t.to_owned()).collect::<Vec<_>>()),
+            quiet_columns: Vec::new(),
+            is_part,
+        }
+    }
+
+    #[test]
+    fn a_room_is_named_exactly_as_postgres_prints_the_key() {
+        let registry = Registry::of([
+            module("listings", &["uuid"], false),
+            module("notes", &["bigint"], false),
+            module("small", &["smallint"], false),
+            module("visits", &["uuid", "date"], false),
+            module("contacts", &["uuid"], true),
+        ]);
+        let long = "9".repeat(300);
+        for (room, good) in [
+            ("listings:5d1f0000-0000-4000-8000-00000000000a", true),
+            ("listings:5D1F0000-0000-4000-8000-00000000000A", false),
+            ("listings:5d1f000000004000800000000000000a", false),
+            ("listings:", false),
+            ("listings", false),
+            ("", false),
+            (":", false),
+            ("nothing:1", false),
+            ("contacts:5d1f0000-0000-4000-8000-00000000000a", false),
+            ("notes:42", true),
+            ("notes:-42", true),
+            ("notes:042", false),
+            ("notes:9223372036854775808", false),
+            ("small:32767", true),
+            ("small:32768", false),
+            ("small:-32768", true),
+            (r#"visits:["a","2026-01-01"]"#, true),
+            (r#"visits:["a", "2026-01-01"]"#, false),
+            (r#"visits:["a"]"#, false),
+            ("team:7", true),
+            ("team:7/listings", true),
+            ("team:7/contacts", false),
+            ("team:7/nothing", false),
+            ("team:/listings", false),
+            (&format!("team:{long}"), false),
+        ] {
+            assert_eq!(registry.has_room(room), good, "{room}");
+        }
+    }
+}
