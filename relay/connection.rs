@@ -31,6 +31,9 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// How long the last frames and the closing handshake may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
+/// The same for a client that was too slow: only so does it learn that it was.
+const SLOW_CLOSE_WITHIN: Duration = Duration::from_secs(30);
+
 /// Bad frames after which a connection is closed.
 const MOST_BAD_FRAMES: u32 = 16;
 
@@ -97,26 +100,32 @@ impl Connection {
     pub async fn run(mut self, early: Bytes) {
         let began = Instant::now();
         tracing::info!(connection = %self.session, peer = %self.peer, "connected");
-        let ended = match self.heard(&early).await {
+        let served = match self.heard(&early).await {
             Ok(true) => self.serve(began).await,
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
         if self.welcomed {
-            // the rooms' task outlives every connection
-            let _ = self
-                .shared
-                .rooms
-                .send(Command::Leave {
-                    member: self.member,
-                })
-                .await;
+            // first of all, so that nothing more is put into its outbox
+            self.command(Command::Leave {
+                member: self.member,
+            })
+            .await;
         }
-        let reason = match (&ended, self.outbox.closed()) {
+        let closed = self.outbox.closed();
+        let reason = match (&served, closed) {
             (_, Some(close)) => format!("{} {}", close.code, close.reason),
             (Err(error), None) => error.to_string(),
             (Ok(()), None) => "closed by the client".to_owned(),
         };
+        if let (Ok(()), Some(_)) = (&served, closed) {
+            tracing::info!(connection = %self.session, reason, "closing");
+        }
+        if served.is_ok()
+            && let Err(error) = self.part().await
+        {
+            tracing::debug!(connection = %self.session, %error, "the client did not wait for the end");
+        }
         tracing::info!(
             connection = %self.session,
             reason,
@@ -128,6 +137,7 @@ impl Connection {
         );
     }
 
+    /// Until one side wants to go; Ok if a farewell can still be said.
     async fn serve(&mut self, began: Instant) -> io::Result<()> {
         let beat = Duration::from_secs(protocol::HEARTBEAT_SECONDS);
         let mut deadline = began + HELLO_WITHIN;
@@ -138,7 +148,7 @@ impl Connection {
                 readable = self.stream.readable() => {
                     readable?;
                     if !self.read().await? {
-                        return self.part().await;
+                        return Ok(());
                     }
                     if self.welcomed && deadline == began + HELLO_WITHIN {
                         deadline = Instant::now() + beat;
@@ -161,7 +171,7 @@ impl Connection {
             }
             self.write()?;
             if self.outbox.closed().is_some() {
-                return self.part().await;
+                return Ok(());
             }
         }
     }
@@ -417,12 +427,17 @@ impl Connection {
 
     /// The last frames and the closing handshake (RFC 6455, section 7.1.1), as far as the client lets.
     async fn part(&mut self) -> io::Result<()> {
-        if self.outbox.closed() == Some(Close::TOO_SLOW) {
+        self.outbox.take(&mut self.leaving);
+        let closed = self.outbox.closed();
+        let mut within = CLOSE_WITHIN;
+        if closed == Some(Close::TOO_SLOW) {
             // of what waits only a frame that is begun must be ended
             self.leaving.truncate(1);
+            within = SLOW_CLOSE_WITHIN;
         }
+        let last = closed.map(|close| frame::close(close.code, close.reason));
+        self.leaving.extend(last);
         let farewell = async {
-            self.outbox.take(&mut self.leaving);
             loop {
                 self.write()?;
                 if self.leaving.is_empty() {
@@ -444,7 +459,7 @@ impl Connection {
             }
         };
         // a client that does not finish is left
-        timeout(CLOSE_WITHIN, farewell).await.unwrap_or(Ok(()))
+        timeout(within, farewell).await.unwrap_or(Ok(()))
     }
 }
 

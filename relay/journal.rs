@@ -27,8 +27,8 @@ pub const SCHEMA_VERSION: i32 = 1;
 pub const READ: &str = "
     select c.seq, c.txid::text::bigint, c.module, c.action, c.record_id, c.part, c.part_id, c.actor,
            c.changed_at, c.depth, c.old_image, c.new_image,
-           crm_relay.rooms_of(c.module, coalesce(c.record_image, c.old_image)),
-           crm_relay.rooms_of(c.module, coalesce(c.record_image, c.new_image))
+           crm_relay.placed(c.module, coalesce(c.record_image, c.old_image)),
+           crm_relay.placed(c.module, coalesce(c.record_image, c.new_image))
       from unnest($1::bigint[], $2::bigint[]) as stretch (first, beyond)
      cross join lateral (
            select * from crm_relay.change c
@@ -304,12 +304,20 @@ fn change(row: &Row) -> Result<Change, JournalError> {
     let Some(action) = Action::from_name(&action) else {
         return Err(JournalError::BadRow { seq, action });
     };
+    let (before, after): (Option<Vec<String>>, Option<Vec<String>>) = (row.get(12), row.get(13));
+    let placed = before.is_some() && after.is_some();
+    if !placed {
+        tracing::error!(
+            seq,
+            "crm_relay.rooms_of() raised for this row: its module's rooms fetch anew"
+        );
+    }
     let part: Option<String> = row.get(5);
     Ok(Change {
         seq: seq as u64,
         txid: row.get::<_, i64>(1) as u64,
         module: Arc::from(row.get::<_, &str>(2)),
-        action,
+        action: if placed { action } else { Action::Truncated },
         record_id: row.get::<_, Option<String>>(4).unwrap_or_default(),
         part: part.map(|part| (part, row.get::<_, Option<String>>(6).unwrap_or_default())),
         actor: row.get(7),
@@ -317,7 +325,7 @@ fn change(row: &Row) -> Result<Change, JournalError> {
         depth: row.get(9),
         old_image: row.get::<_, Option<Image>>(10).map(|image| image.0),
         new_image: row.get::<_, Option<Image>>(11).map(|image| image.0),
-        rooms_before: row.get::<_, Option<Vec<String>>>(12).unwrap_or_default(),
-        rooms_after: row.get::<_, Option<Vec<String>>>(13).unwrap_or_default(),
+        rooms_before: before.unwrap_or_default(),
+        rooms_after: after.unwrap_or_default(),
     })
 }

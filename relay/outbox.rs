@@ -10,8 +10,6 @@ use std::sync::{Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::frame;
-
 /// Why a connection ends: the close code and reason that its client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Close {
@@ -95,8 +93,8 @@ impl Outbox {
         true
     }
 
-    /// Ends the connection; the first reason counts. What waits still goes out before the close
-    /// frame, except when it waits because the client is too slow.
+    /// Ends the connection; the first reason counts. What waits still goes out, except when it
+    /// waits because the client is too slow.
     pub fn close(&self, close: Close) {
         let mut queue = self.queue();
         if queue.closed.is_some() {
@@ -106,9 +104,6 @@ impl Outbox {
         if close == Close::TOO_SLOW {
             queue.frames.clear();
         }
-        queue
-            .frames
-            .push_back(frame::close(close.code, close.reason));
         drop(queue);
         self.filled.notify_one();
     }
@@ -143,6 +138,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame;
 
     fn frames(outbox: &Outbox) -> usize {
         let mut taken = VecDeque::new();
@@ -158,7 +154,7 @@ mod tests {
         assert!(outbox.push(frame.clone()));
         assert!(!outbox.push(frame.clone()));
         assert_eq!(outbox.closed(), Some(Close::TOO_SLOW));
-        assert_eq!(frames(&outbox), 1, "the close frame alone");
+        assert_eq!(frames(&outbox), 0);
     }
 
     #[test]
@@ -188,6 +184,6 @@ mod tests {
         outbox.close(Close::GOING_AWAY);
         outbox.close(Close::TOO_SLOW);
         assert_eq!(outbox.closed(), Some(Close::GOING_AWAY));
-        assert_eq!(frames(&outbox), 2);
+        assert_eq!(frames(&outbox), 1);
     }
 }

@@ -33,6 +33,9 @@ pub enum KeyForm {
     Composite(usize),
 }
 
+/// Longest record id, in bytes; more does not fit into the journal's index.
+pub const LONGEST_ID: usize = 2000;
+
 impl KeyForm {
     /// From the names that `format_type` gives to the types of the key columns.
     ///
@@ -53,6 +56,9 @@ impl KeyForm {
 
     /// Whether Postgres would print an id of this form exactly so.
     pub fn fits(self, id: &str) -> bool {
+        if id.len() > LONGEST_ID {
+            return false;
+        }
         match self {
             KeyForm::Uuid => {
                 uuid::Uuid::try_parse(id).is_ok_and(|uuid| uuid.hyphenated().to_string() == id)
@@ -61,11 +67,8 @@ impl KeyForm {
                 number.to_string() == id && (bits == 64 || (number >> (bits - 1)) == (number >> 63))
             }),
             KeyForm::Text => !id.is_empty() && !id.contains('\0'),
-            KeyForm::Composite(columns) => {
-                serde_json::from_str::<Vec<String>>(id).is_ok_and(|texts| {
-                    texts.len() == columns && serde_json::Value::from(texts).to_string() == id
-                })
-            }
+            KeyForm::Composite(columns) => serde_json::from_str::<Vec<String>>(id)
+                .is_ok_and(|texts| texts.len() == columns && serde_json::Value::from(texts) == id),
         }
     }
 }

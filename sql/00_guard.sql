@@ -10,6 +10,10 @@ begin
   if pg_catalog.pg_is_in_recovery() then
     raise exception 'crm_relay: this server is a standby: install on the primary';
   end if;
+  if pg_catalog.current_setting('server_encoding') = 'SQL_ASCII' then
+    raise exception 'crm_relay: this database has encoding SQL_ASCII: nobody knows which characters its bytes are'
+      using hint = 'use a database with encoding UTF8';
+  end if;
   perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('crm_relay.install', 0));
   if pg_catalog.to_regclass('crm_relay.setting') is not null then
     execute 'select version from crm_relay.setting' into version;

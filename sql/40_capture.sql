@@ -1,37 +1,76 @@
 -- capture: the trigger that writes the journal and rings
 
+create or replace function crm_relay.readable(image json) returns json
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when position(E'\\u0000' in image::text) > 0
+              then replace(image::text, E'\\u0000', E'\\ufffd\\u2400\\ufffd')::json
+              else image end
+$$;
+comment on function crm_relay.readable(json) is
+  'an image that can be looked into: json may hold \u0000, but every operator on it raises then; here it stands as three other characters';
+
+create or replace function crm_relay.without(image json, columns text[]) returns json
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  seen text := crm_relay.readable(image)::text;
+  rest json;
+begin
+  if seen <> image::text and position(E'\\ufffd\\u2400\\ufffd' in image::text) > 0 then
+    raise exception 'crm_relay: an image holds both \u0000 and what stands for it';
+  end if;
+  select json_object_agg(key, value) into rest from json_each(seen::json) where key <> all (columns);
+  if seen <> image::text then
+    rest := replace(rest::text, E'\\ufffd\\u2400\\ufffd', E'\\u0000');
+  end if;
+  return coalesce(rest, '{}');
+end
+$$;
+comment on function crm_relay.without(json, text[]) is 'an image without these columns, its other values as they were written';
+
 create or replace function crm_relay.image(record anyelement, hidden text[]) returns json
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  image json := row_to_json(record);
 begin
   if cardinality(hidden) > 0 then
-    select json_object_agg(column_name, value) into image
-      from json_each(image) as columns (column_name, value)
-     where column_name <> all (hidden);
+    return crm_relay.without(row_to_json(record), hidden);
   end if;
-  return coalesce(image, '{}');
+  return row_to_json(record);
 end
 $$;
 comment on function crm_relay.image(anyelement, text[]) is
   'a row as json without its hidden columns; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
 alter function crm_relay.image(anyelement, text[]) owner to crm_relay_image;
 revoke all on function crm_relay.image(anyelement, text[]) from public;
+revoke all on function crm_relay.readable(json), crm_relay.without(json, text[]) from public;
 grant execute on function crm_relay.image(anyelement, text[]) to crm_relay_capture;
+grant execute on function crm_relay.readable(json) to crm_relay_image, crm_relay_capture, crm_relay_serve, crm_relay_audit;
+grant execute on function crm_relay.without(json, text[]) to crm_relay_image, crm_relay_capture;
 
 create or replace function crm_relay.record_id(image json, key_columns text[]) returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case cardinality(key_columns)
-    when 1 then coalesce(image ->> key_columns[1], '')
-    else array_to_json(array(
+declare
+  id text;
+begin
+  if cardinality(key_columns) = 1 then
+    id := coalesce(image ->> key_columns[1], '');
+  else
+    id := array_to_json(array(
       select image ->> key_column
         from unnest(key_columns) with ordinality as keys (key_column, place)
-       order by place))::text
-  end
+       order by place));
+  end if;
+  if octet_length(id) > 2000 then
+    raise exception 'crm_relay: a record id of % bytes; more than 2000 do not fit into an index', octet_length(id);
+  end if;
+  return id;
+end
 $$;
 comment on function crm_relay.record_id(json, text[]) is
   'a record''s id from its image: the key''s text; of several columns a JSON array of their texts';
@@ -109,6 +148,8 @@ declare
   settings crm_relay.setting;
   old_row json;
   new_row json;
+  old_seen json;
+  new_seen json;
   old_id text;
   new_id text;
   actor_id text;
@@ -129,31 +170,33 @@ begin
   begin
     if tg_op <> 'INSERT' then
       old_row := crm_relay.image(old, watched.hidden_columns);
-      old_id := crm_relay.record_id(old_row, watched.key_columns);
+      old_seen := crm_relay.readable(old_row);
+      old_id := crm_relay.record_id(old_seen, watched.key_columns);
     end if;
     if tg_op <> 'DELETE' then
       new_row := crm_relay.image(new, watched.hidden_columns);
-      new_id := crm_relay.record_id(new_row, watched.key_columns);
+      new_seen := crm_relay.readable(new_row);
+      new_id := crm_relay.record_id(new_seen, watched.key_columns);
     end if;
     if tg_op = 'UPDATE' and old_row::text = new_row::text then
       return null; -- nothing that anybody may see has changed
     end if;
-    actor_id := crm_relay.actor(watched, old_row, new_row);
+    actor_id := crm_relay.actor(watched, old_seen, new_seen);
 
     -- Leave out what is large and unchanged, except where the record moves: whoever sees it enter
     -- gets the whole record.
     if tg_op = 'UPDATE' and old_id = new_id and octet_length(new_row::text) >= watched.large_from
        and not exists (
          select from unnest(watched.access_columns) as access (column_name)
-          where old_row ->> column_name is distinct from new_row ->> column_name) then
+          where old_seen ->> column_name is distinct from new_seen ->> column_name) then
       select array_agg(n.key) into unchanged
-        from json_each(new_row) n join json_each(old_row) o on o.key = n.key
+        from json_each(new_seen) n join json_each(old_seen) o on o.key = n.key
        where octet_length(n.value::text) >= watched.large_from
          and n.value::text = o.value::text
          and n.key <> all (watched.key_columns || watched.access_columns);
       if unchanged is not null then
-        select json_object_agg(key, value) into old_row from json_each(old_row) where key <> all (unchanged);
-        select json_object_agg(key, value) into new_row from json_each(new_row) where key <> all (unchanged);
+        old_row := crm_relay.without(old_row, unchanged);
+        new_row := crm_relay.without(new_row, unchanged);
       end if;
     end if;
     if watched.part_of is not null then

@@ -5,7 +5,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  argument bytea := convert_to(module, 'UTF8') || '\x00'::bytea;
+  argument bytea := convert_to(module, 'UTF8') || decode('00', 'hex');
   leaf regclass;
 begin
   -- Creating a trigger locks out writers until the transaction ends, so what stands is left alone.
@@ -103,7 +103,7 @@ begin
            where c = any ('{owner_id,listing_agent_id,agent_id,user_id,team_id,broker_id,is_private,access_level,lead_id}')));
   watched.hidden_columns := coalesce(hidden_columns, present.hidden_columns,
     array(select c from unnest(columns) c
-           where lower(c) like any ('{password%,%\_hash,%\_secret,%token%,ssn,%\_ssn,tax\_id}')));
+           where lower(c) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])));
   watched.quiet_columns := coalesce(quiet_columns, present.quiet_columns,
     array(select c from unnest(columns) c where c = any ('{updated_at,version,last_modified_by}')));
   missing := array(

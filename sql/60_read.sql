@@ -20,6 +20,19 @@ $$;
 comment on function crm_relay.rooms_of(text, json) is
   'the scope rooms that an image of a record is in; may be replaced by the CRM''s owner';
 
+create or replace function crm_relay.placed(module text, image json) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(crm_relay.rooms_of(module, crm_relay.readable(image)), '{}');
+exception when others then
+  return null;
+end
+$$;
+comment on function crm_relay.placed(text, json) is
+  'rooms_of() as the relay asks it; null where it raises, so that one row that it cannot judge does not stop all others';
+
 create or replace function crm_relay.epoch() returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -38,7 +51,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  parts text[] := regexp_match(cursor, '^([0-9a-f]{8})\.([0-9]{1,20}):([0-9]{1,20}):([0-9,]*)\.([0-9]{0,19})$');
+  parts text[] := regexp_match(cursor, '^([0-9a-f]{8})[.]([0-9]{1,20}):([0-9]{1,20}):([0-9,]*)[.]([0-9]{0,19})$');
   old_xmax xid8;
   old_xip xid8[];
 begin
@@ -75,16 +88,17 @@ create or replace view crm_relay.audit as
     from crm_relay.change c
     left join lateral (
       select coalesce(o.key, n.key) as field, o.value as old_value, n.value as new_value
-        from json_each(coalesce(c.old_image, '{}')) o
-        full join json_each(coalesce(c.new_image, '{}')) n on n.key = o.key
+        from json_each(coalesce(crm_relay.readable(c.old_image), '{}')) o
+        full join json_each(coalesce(crm_relay.readable(c.new_image), '{}')) n on n.key = o.key
        where o.value::text is distinct from n.value::text
     ) f on true;
 comment on view crm_relay.audit is 'who changed what from what to what, field by field: one row for each field of each change';
 
 grant select on crm_relay.audit to crm_relay_audit;
-revoke all on function crm_relay.changes_since(text), crm_relay.rooms_of(text, json), crm_relay.epoch(),
+revoke all on function crm_relay.changes_since(text), crm_relay.rooms_of(text, json),
+  crm_relay.placed(text, json), crm_relay.epoch(),
   crm_relay.record_id(json, text[]), crm_relay.slot(timestamptz, interval) from public;
 grant execute on function crm_relay.epoch() to crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.changes_since(text) to crm_relay_serve, crm_relay_audit;
-grant execute on function crm_relay.rooms_of(text, json) to crm_relay_serve;
+grant execute on function crm_relay.rooms_of(text, json), crm_relay.placed(text, json) to crm_relay_serve;
 grant execute on function crm_relay.slot(timestamptz, interval) to crm_relay_capture, crm_relay_prune;
