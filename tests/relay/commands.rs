@@ -1,0 +1,212 @@
+//! The commands, and what they say when they cannot.
+
+use std::process::{Command, Stdio};
+
+use crate::harness::{Database, crm_relay};
+
+const NOBODY: &str = "postgresql://relay:secret@127.0.0.1:1/crm";
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn install_may_be_run_again_and_uninstall_leaves_nothing() {
+    let database = Database::create().await;
+    let triggers = "select count(*) from pg_trigger where not tgisinternal";
+    let before = database
+        .value(
+            "select coalesce(sum(oid::bigint), 0) from pg_trigger where tgname like '!crm_relay%'",
+        )
+        .await;
+    let again = crm_relay(&database.url(), &["install"]);
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    assert!(
+        text(&again.stdout).contains("public.escrows: watched as escrows"),
+        "{}",
+        text(&again.stdout)
+    );
+    let after = database
+        .value(
+            "select coalesce(sum(oid::bigint), 0) from pg_trigger where tgname like '!crm_relay%'",
+        )
+        .await;
+    assert_eq!(before, after, "triggers that stand are left alone");
+    let gone = crm_relay(&database.url(), &["uninstall"]);
+    assert!(gone.status.success(), "{}", text(&gone.stderr));
+    assert_eq!(database.value(triggers).await, "0");
+    assert_eq!(
+        database
+            .value("select count(*) from pg_namespace where nspname = 'crm_relay'")
+            .await,
+        "0"
+    );
+    assert_eq!(
+        database
+            .value("select count(*) from pg_class where relacl::text like '%crm_relay%'")
+            .await,
+        "0"
+    );
+    database
+        .execute("insert into leads (first_name) values ('still works')")
+        .await;
+}
+
+#[tokio::test]
+async fn install_says_table_by_table_what_it_found() {
+    let database = Database::bare().await;
+    database
+        .execute("create table leads (id uuid primary key, first_name text)")
+        .await;
+    let installed = crm_relay(&database.url(), &["install"]);
+    let told = text(&installed.stdout);
+    assert!(told.contains("public.escrows: no such table"), "{told}");
+    assert!(told.contains("public.leads: watched as leads; expected columns that it does not have: owner_id, user_id"), "{told}");
+    database
+        .execute("insert into leads values (gen_random_uuid(), 'x')")
+        .await;
+    assert_eq!(
+        database
+            .value("select count(*) from crm_relay.change")
+            .await,
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn a_dry_run_prints_the_sql_and_changes_nothing() {
+    let database = Database::bare().await;
+    let dry = crm_relay(&database.url(), &["install", "--dry-run"]);
+    assert!(dry.status.success());
+    assert_eq!(
+        database
+            .value("select count(*) from pg_namespace where nspname = 'crm_relay'")
+            .await,
+        "0"
+    );
+    // what it printed does the same by psql
+    let mut psql = Command::new("psql")
+        .args(["-q", "-v", "ON_ERROR_STOP=1", "-d", &database.url()])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(
+        &mut psql.stdin.take().unwrap(),
+        &[&dry.stdout[..], b";"].concat(),
+    )
+    .unwrap();
+    assert!(psql.wait().unwrap().success());
+    assert_eq!(
+        database
+            .value("select version from crm_relay.setting")
+            .await,
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_left_alone() {
+    let database = Database::create().await;
+    database
+        .execute("update crm_relay.setting set version = 2")
+        .await;
+    let refused = crm_relay(&database.url(), &["install"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("version 2 is installed, newer"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_watched_is_refused_with_what_would_be_right() {
+    let database = Database::create().await;
+    database.execute("create view seen as select 1 as id; create table keyless (a int); create table team (id int primary key)").await;
+    for (table, told) in [
+        ("seen", "is not a table"),
+        ("keyless", "has no primary key"),
+        ("team", "no module may be called team"),
+        ("crm_relay.change", "never watched"),
+        ("nowhere", "does not exist"),
+        ("leads; drop table leads", "syntax"),
+    ] {
+        let refused = crm_relay(&database.url(), &["watch", table]);
+        assert_eq!(refused.status.code(), Some(1), "{table}");
+        let error = text(&refused.stderr);
+        assert!(
+            error.contains(told) || error.contains("invalid name"),
+            "{table}: {error}"
+        );
+    }
+}
+
+#[test]
+fn every_bad_setting_is_named_and_the_exit_code_is_2() {
+    let refused = Command::new(env!("CARGO_BIN_EXE_crm-relay"))
+        .arg("serve")
+        .env_remove("DATABASE_URL")
+        .envs([
+            ("RELAY_LISTEN", "nowhere"),
+            ("RELAY_LOG_FORMAT", "xml"),
+            ("RELAY_NO_AUTH", "maybe"),
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    for name in [
+        "DATABASE_URL",
+        "RELAY_LISTEN",
+        "RELAY_LOG_FORMAT",
+        "RELAY_NO_AUTH",
+    ] {
+        assert!(
+            text(&refused.stderr).contains(name),
+            "{}",
+            text(&refused.stderr)
+        );
+    }
+    assert_eq!(crm_relay(NOBODY, &["dance"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_command_without_postgres_says_where_and_why_and_exits_with_3() {
+    for command in [&["install"][..], &["uninstall"], &["watch", "leads"]] {
+        let refused = crm_relay(NOBODY, command);
+        let error = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(3), "{error}");
+        assert!(
+            error.contains("127.0.0.1:1/crm")
+                && error.contains("refused")
+                && !error.contains("secret"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn serve_waits_for_postgres_with_backoff() {
+    let mut relay = Command::new(env!("CARGO_BIN_EXE_crm-relay"))
+        .args([
+            "serve",
+            "--no-auth",
+            "--listen",
+            "127.0.0.1:0",
+            "--database-url",
+            NOBODY,
+        ])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(relay.stderr.take().unwrap()));
+    for wait in ["again_in_ms=100", "again_in_ms=200", "again_in_ms=400"] {
+        let line = lines.next().unwrap().unwrap();
+        assert!(
+            line.contains("127.0.0.1:1/crm") && line.contains(wait),
+            "{line}"
+        );
+    }
+    relay.kill().unwrap();
+    relay.wait().unwrap();
+}

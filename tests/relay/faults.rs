@@ -1,0 +1,296 @@
+//! What happens when something stops, breaks or goes away.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Client, Cluster, Database, Relay, connect};
+
+const ONE: &str = "00000000-0000-4000-8000-000000000001";
+
+async fn lead() -> (Database, Relay, Client) {
+    let database = Database::create().await;
+    database
+        .execute(&format!("insert into leads (id) values ('{ONE}')"))
+        .await;
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    client.subscribe(&[format!("leads:{ONE}")]).await;
+    (database, relay, client)
+}
+
+#[tokio::test]
+async fn a_relay_that_is_stopped_holds_up_no_writer_and_misses_nothing() {
+    let (database, relay, mut client) = lead().await;
+    relay.signal("STOP");
+    for step in 1..=100 {
+        database
+            .execute(&format!("update leads set number_of_contacts = {step}"))
+            .await;
+    }
+    database
+        .execute("insert into listings (city) select 'Reno' from generate_series(1, 10000)")
+        .await;
+    relay.signal("CONT");
+    let events = client.everything(database.client()).await;
+    let seen: Vec<_> = events
+        .iter()
+        .map(|event| event["data"]["number_of_contacts"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seen, (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn without_a_relay_the_crm_works_on() {
+    let (database, relay, _client) = lead().await;
+    drop(relay);
+    database.execute("update leads set number_of_contacts = 1; insert into listings (city) select 'Reno' from generate_series(1, 10000)").await;
+    assert_eq!(
+        database
+            .value("select count(*) from crm_relay.change where module = 'listings'")
+            .await,
+        "10000"
+    );
+    // a relay that starts later begins at the present
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    client.subscribe(&[format!("leads:{ONE}")]).await;
+    database
+        .execute("update leads set number_of_contacts = 2")
+        .await;
+    assert_eq!(
+        client.next_event().await["previous"],
+        json!({"number_of_contacts": 1})
+    );
+}
+
+#[tokio::test]
+async fn lost_sessions_are_replaced_and_nothing_is_lost_or_doubled() {
+    let (database, relay, mut client) = lead().await;
+    for step in 1..=10 {
+        database
+            .execute(&format!(
+                "update leads set number_of_contacts = {}",
+                step * 2 - 1
+            ))
+            .await;
+        database
+            .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'crm-relay %' and datname = current_database()")
+            .await;
+        database
+            .execute(&format!(
+                "update leads set number_of_contacts = {}",
+                step * 2
+            ))
+            .await;
+    }
+    let events = client.everything(database.client()).await;
+    let seen: Vec<_> = events
+        .iter()
+        .map(|event| event["data"]["number_of_contacts"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seen, (1..=20).collect::<Vec<_>>());
+    assert!(
+        relay.logs().contains("not reading the journal"),
+        "{}",
+        relay.logs()
+    );
+}
+
+#[tokio::test]
+async fn forged_bells_command_nothing() {
+    let (database, _relay, mut client) = lead().await;
+    for payload in ["", "{", r#"{"txid":"99999999","module":"leads"}"#, "x"] {
+        database
+            .execute(&format!("notify crm_relay, '{payload}'"))
+            .await;
+    }
+    database
+        .execute("update leads set status = 'contacted'")
+        .await;
+    let events = client.everything(database.client()).await;
+    assert_eq!(events.len(), 1);
+}
+
+#[tokio::test]
+async fn without_bells_the_relay_polls() {
+    let database = Database::create().await;
+    database.execute(&format!("update crm_relay.setting set doorbell = 'never'; insert into leads (id) values ('{ONE}')")).await;
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    client.subscribe(&[format!("leads:{ONE}")]).await;
+    database
+        .execute("listen crm_relay; update leads set status = 'contacted'")
+        .await;
+    assert_eq!(
+        client.next_event().await["data"],
+        json!({"status": "contacted"})
+    );
+    assert_eq!(
+        database.value("select pg_notification_queue_usage()").await,
+        "0"
+    );
+}
+
+#[tokio::test]
+async fn when_postgres_crashes_clients_stay_and_get_what_came_after() {
+    let cluster = Cluster::start().await;
+    connect(&cluster.url())
+        .await
+        .batch_execute(&format!("insert into leads (id) values ('{ONE}')"))
+        .await
+        .unwrap();
+    let relay = Relay::start(&cluster.url()).await;
+    let mut client = Client::connect(&relay).await;
+    client.subscribe(&[format!("leads:{ONE}")]).await;
+
+    // Ids that are taken and rolled back reach the disk late. The relay has seen a snapshot above
+    // them; after the crash they are handed out again.
+    let mut again = false;
+    for round in 1..=5 {
+        let session = connect(&cluster.url()).await;
+        session
+            .batch_execute(&format!(
+                "update leads set number_of_contacts = {}",
+                round * 2 - 1
+            ))
+            .await
+            .unwrap();
+        assert_eq!(
+            client.next_event().await["data"]["number_of_contacts"],
+            json!(round * 2 - 1)
+        );
+        let mut highest = 0;
+        for _ in 0..200 {
+            session.batch_execute("begin").await.unwrap();
+            let row = session
+                .query_one("select pg_current_xact_id()::text::bigint", &[])
+                .await
+                .unwrap();
+            highest = row.get::<_, i64>(0);
+            session.batch_execute("rollback").await.unwrap();
+        }
+        session.batch_execute("notify crm_relay").await.unwrap();
+        cluster.crash();
+        relay.logged("not reading the journal").await;
+        cluster.start_again();
+        let session = connect(&cluster.url()).await;
+        session
+            .batch_execute(&format!(
+                "update leads set number_of_contacts = {}",
+                round * 2
+            ))
+            .await
+            .unwrap();
+        let event = client.next_event().await;
+        assert_eq!(
+            event["data"]["number_of_contacts"],
+            json!(round * 2),
+            "{event}"
+        );
+        again |= event["txid"].as_str().unwrap().parse::<i64>().unwrap() <= highest;
+    }
+    assert!(
+        again,
+        "no id was handed out again: the crashes were no test of it"
+    );
+    relay.ready().await;
+}
+
+#[tokio::test]
+async fn readiness_tells_why_not() {
+    let cluster = Cluster::start().await;
+    let relay = Relay::start(&cluster.url()).await;
+    cluster.crash();
+    relay.logged("not reading the journal").await;
+    let (status, body) = relay.get("/readyz", "").await;
+    assert_eq!(status, 503);
+    assert!(
+        body.contains("Postgres") || body.contains("connection") || body.contains("session"),
+        "{body}"
+    );
+    cluster.start_again();
+}
+
+#[tokio::test]
+async fn a_poll_reads_the_index_and_only_what_is_new() {
+    let database = Database::create().await;
+    // a transaction that stays open and has written much, and many others that were committed
+    let open = database.connect().await;
+    open.batch_execute(
+        "begin; insert into leads (first_name) select 'open' from generate_series(1, 20000)",
+    )
+    .await
+    .unwrap();
+    for _ in 0..20 {
+        database
+            .execute("insert into leads (first_name) select 'done' from generate_series(1, 1000)")
+            .await;
+    }
+    // no statistics: the plan must not depend on them
+    let txid = database
+        .value("insert into leads (first_name) values ('new') returning pg_current_xact_id()")
+        .await;
+    let (first, beyond) = (
+        txid.parse::<i64>().unwrap(),
+        txid.parse::<i64>().unwrap() + 1,
+    );
+    let session = database.connect().await;
+    session
+        .batch_execute(crm_relay::journal::READ_SETTINGS)
+        .await
+        .unwrap();
+    session
+        .batch_execute(&format!(
+            "prepare read (bigint[], bigint[]) as {}",
+            crm_relay::journal::READ
+        ))
+        .await
+        .unwrap();
+    let explain = format!(
+        "explain (analyze, buffers, timing off) execute read ('{{{first}}}', '{{{beyond}}}')"
+    );
+    let plan: Vec<String> = session
+        .query(&explain, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let plan = plan.join("\n");
+    assert!(!plan.contains("Seq Scan"), "{plan}");
+    assert!(!plan.contains("Filter"), "{plan}");
+    assert!(plan.contains("Index Scan"), "{plan}");
+    let read: u64 = plan
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Buffers: shared hit="))
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|hits| hits.parse().ok())
+        .unwrap_or_else(|| panic!("{plan}"));
+    assert!(read < 200, "{read} pages for one row\n{plan}");
+}
+
+#[tokio::test]
+async fn a_transaction_open_for_long_does_not_hold_back_others() {
+    let (database, _relay, mut client) = lead().await;
+    let open = database.connect().await;
+    open.batch_execute("begin; insert into listings (city) values ('Reno')")
+        .await
+        .unwrap();
+    for step in 1..=50 {
+        database
+            .execute(&format!("update leads set number_of_contacts = {step}"))
+            .await;
+        let event = tokio::time::timeout(Duration::from_secs(10), client.next_event())
+            .await
+            .unwrap();
+        assert_eq!(event["data"]["number_of_contacts"], json!(step));
+    }
+    client.subscribe(&[format!("listings:{ONE}")]).await;
+    open.batch_execute(&format!(
+        "insert into listings (id) values ('{ONE}'); commit"
+    ))
+    .await
+    .unwrap();
+    assert_eq!(client.next_event().await["type"], "LISTING_CREATED");
+}

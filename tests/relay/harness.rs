@@ -1,0 +1,603 @@
+//! What a test needs: a database, a relay (the real binary) and clients. Nothing is faked, nothing
+//! sleeps: everything waits for what it needs, with a deadline.
+
+use std::collections::VecDeque;
+use std::process::{Command as Program, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// How long anything may take that should happen at once.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+const BINARY: &str = env!("CARGO_BIN_EXE_crm-relay");
+const CRM: &str = include_str!("../../deploy/crm.sql");
+
+fn server_url() -> String {
+    std::env::var("DATABASE_URL")
+        .expect("DATABASE_URL must name a throwaway server: deploy/postgres.sh run -- cargo test")
+}
+
+/// The same server, another database.
+fn url_of(name: &str) -> String {
+    let url = server_url();
+    let end = url.rfind('/').expect("a URL with a database");
+    format!("{}/{name}", &url[..end])
+}
+
+/// Connects; the connection's task ends with the client.
+pub async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .expect("Postgres answers");
+    tokio::spawn(connection);
+    client
+}
+
+/// Runs the binary to its end.
+pub fn crm_relay(url: &str, arguments: &[&str]) -> std::process::Output {
+    Program::new(BINARY)
+        .args(arguments)
+        .env("DATABASE_URL", url)
+        .output()
+        .expect("the binary runs")
+}
+
+/// Creates a database and returns its name.
+async fn create(template: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let name = format!(
+        "test_{}_{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    );
+    let _guard = ONE_AT_A_TIME.lock().await;
+    let admin = connect(&server_url()).await;
+    let create = format!("create database {name} template {template}");
+    let created = async {
+        // the template's last session may still be on its way out
+        while let Err(error) = admin.batch_execute(&create).await {
+            assert_eq!(error.code(), Some(&SqlState::OBJECT_IN_USE), "{error:?}");
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, created)
+        .await
+        .expect("the template is free");
+    name
+}
+
+/// A database of one test's own, dropped with it.
+pub struct Database {
+    name: String,
+    client: tokio_postgres::Client,
+}
+
+impl Database {
+    /// With the CRM's tables and the relay's schema.
+    pub async fn create() -> Database {
+        // prepared once; it goes with the throwaway server
+        static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+        let prepare = async || {
+            let name = create("template0").await;
+            connect(&url_of(&name))
+                .await
+                .batch_execute(CRM)
+                .await
+                .unwrap();
+            let installed = crm_relay(&url_of(&name), &["install"]);
+            assert!(
+                installed.status.success(),
+                "{}",
+                String::from_utf8_lossy(&installed.stderr)
+            );
+            name
+        };
+        Database::copy_of(TEMPLATE.get_or_init(prepare).await).await
+    }
+
+    /// With nothing in it.
+    pub async fn bare() -> Database {
+        Database::copy_of("template0").await
+    }
+
+    async fn copy_of(template: &str) -> Database {
+        let name = create(template).await;
+        Database {
+            client: connect(&url_of(&name)).await,
+            name,
+        }
+    }
+
+    /// The session that `execute` uses.
+    pub fn client(&self) -> &tokio_postgres::Client {
+        &self.client
+    }
+
+    pub fn url(&self) -> String {
+        url_of(&self.name)
+    }
+
+    /// Another session.
+    pub async fn connect(&self) -> tokio_postgres::Client {
+        connect(&self.url()).await
+    }
+
+    /// Runs SQL, many statements if need be.
+    pub async fn execute(&self, sql: &str) {
+        self.client
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{error:?}\n{sql}"));
+    }
+
+    /// The first column of the first row, as text.
+    pub async fn value(&self, sql: &str) -> String {
+        let rows = self
+            .client
+            .simple_query(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{error:?}\n{sql}"));
+        let row = rows.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                Some(row.get(0).unwrap_or("").to_owned())
+            }
+            _ => None,
+        });
+        row.unwrap_or_else(|| panic!("no row: {sql}"))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let drop = format!("drop database if exists {} with (force)", self.name);
+        let _ = Program::new("psql")
+            .args(["-q", "-d", &server_url(), "-c", &drop])
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// A server of one test's own, for tests that crash it.
+pub struct Cluster {
+    directory: std::path::PathBuf,
+    port: u16,
+}
+
+impl Cluster {
+    /// With the CRM's tables and the relay's schema in database `postgres`, and data that survives a
+    /// crash (fsync on).
+    pub async fn start() -> Cluster {
+        let directory =
+            std::env::temp_dir().join(format!("crm-relay-test-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&directory).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let cluster = Cluster { directory, port };
+        if is_root() {
+            assert!(
+                Program::new("chown")
+                    .arg("postgres")
+                    .arg(&cluster.directory)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+        let data = cluster.data();
+        cluster.program(
+            "initdb",
+            &[
+                "-D",
+                &data,
+                "-A",
+                "trust",
+                "-U",
+                "postgres",
+                "-E",
+                "UTF8",
+                "--locale=C",
+            ],
+        );
+        cluster.start_again();
+        connect(&cluster.url())
+            .await
+            .batch_execute(CRM)
+            .await
+            .unwrap();
+        let installed = crm_relay(&cluster.url(), &["install"]);
+        assert!(
+            installed.status.success(),
+            "{}",
+            String::from_utf8_lossy(&installed.stderr)
+        );
+        cluster
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// As if the power went.
+    pub fn crash(&self) {
+        self.program(
+            "pg_ctl",
+            &["-D", &self.data(), "-m", "immediate", "-w", "stop"],
+        );
+    }
+
+    pub fn start_again(&self) {
+        let options = format!(
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={}",
+            self.port,
+            self.directory.display()
+        );
+        let log = self.directory.join("log").display().to_string();
+        self.program(
+            "pg_ctl",
+            &[
+                "-D",
+                &self.data(),
+                "-l",
+                &log,
+                "-w",
+                "-o",
+                &options,
+                "start",
+            ],
+        );
+    }
+
+    fn data(&self) -> String {
+        self.directory.join("data").display().to_string()
+    }
+
+    fn program(&self, name: &str, arguments: &[&str]) {
+        let path = format!(
+            "{}/{name}",
+            std::env::var("PG_BIN").expect("PG_BIN, as deploy/postgres.sh sets it")
+        );
+        let mut program = if is_root() {
+            let mut runuser = Program::new("runuser");
+            runuser.args(["-u", "postgres", "--", &path]);
+            runuser
+        } else {
+            Program::new(path)
+        };
+        let status = program
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{name} {arguments:?}");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.crash()));
+        if stopped.is_err() {
+            eprintln!(
+                "the cluster in {} was down already",
+                self.directory.display()
+            );
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn is_root() -> bool {
+    let id = Program::new("id").arg("-u").output().unwrap();
+    String::from_utf8_lossy(&id.stdout).trim() == "0"
+}
+
+/// A relay: the real binary.
+pub struct Relay {
+    child: Child,
+    address: String,
+    logs: Logs,
+}
+
+/// What the relay has logged so far, and a bell for each line more.
+#[derive(Clone, Default)]
+struct Logs(Arc<(Mutex<String>, tokio::sync::Notify)>);
+
+impl Logs {
+    fn add(&self, line: &str) {
+        let mut text = self.0.0.lock().unwrap();
+        text.push_str(line);
+        text.push('\n');
+        drop(text);
+        self.0.1.notify_waiters();
+    }
+
+    fn text(&self) -> String {
+        self.0.0.lock().unwrap().clone()
+    }
+
+    async fn has(&self, text: &str) {
+        loop {
+            let more = self.0.1.notified();
+            if self.text().contains(text) {
+                return;
+            }
+            more.await;
+        }
+    }
+}
+
+impl Relay {
+    pub async fn start(url: &str) -> Relay {
+        Relay::with(url, |_| {}).await
+    }
+
+    /// With more settings.
+    pub async fn with(url: &str, change: impl FnOnce(&mut Command)) -> Relay {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["serve", "--no-auth"])
+            .env("DATABASE_URL", url)
+            .env("RELAY_LISTEN", "127.0.0.1:0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        change(&mut command);
+        let mut child = command.spawn().expect("the relay starts");
+        let logs = Logs::default();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let kept = logs.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                kept.add(&line);
+            }
+        });
+        let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = timeout(DEADLINE, told.next_line()).await;
+        let Ok(Ok(Some(line))) = ready else {
+            panic!("the relay did not become ready: {ready:?}\n{}", logs.text());
+        };
+        let address = line
+            .trim_start_matches("ready http://")
+            .trim_end_matches('/')
+            .to_owned();
+        Relay {
+            child,
+            address,
+            logs,
+        }
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// All that it has logged.
+    pub fn logs(&self) -> String {
+        self.logs.text()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("the relay runs").to_string();
+        assert!(
+            Program::new("kill")
+                .args([&format!("-{name}"), &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Ends it as systemd would.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal("TERM");
+        timeout(DEADLINE, self.child.wait())
+            .await
+            .expect("it ends in time")
+            .unwrap()
+    }
+
+    /// Waits until a log line holds this text.
+    pub async fn logged(&self, text: &str) {
+        let seen = timeout(DEADLINE, self.logs.has(text)).await;
+        assert!(seen.is_ok(), "not logged: {text}\n{}", self.logs());
+    }
+
+    /// Waits until it says of itself that it is ready.
+    pub async fn ready(&self) {
+        let ready = async { while self.get("/readyz", "").await.0 != 200 {} };
+        let ready = timeout(DEADLINE, ready).await;
+        assert!(ready.is_ok(), "not ready\n{}", self.logs());
+    }
+
+    /// `GET path`: status and body.
+    pub async fn get(&self, path: &str, headers: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n",
+            self.address
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut answer))
+            .await
+            .expect("an answer")
+            .unwrap();
+        let status = answer
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .expect("a status");
+        (
+            status,
+            answer
+                .split_once("\r\n\r\n")
+                .map_or(String::new(), |(_, body)| body.to_owned()),
+        )
+    }
+}
+
+/// A client that has said hello.
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Frames that came while an answer was awaited.
+    kept: VecDeque<Value>,
+    logs: Logs,
+    asked: u32,
+}
+
+impl Client {
+    pub async fn connect(relay: &Relay) -> Client {
+        Client::hello(relay, json!({"type": "hello"})).await
+    }
+
+    pub async fn with_transactions(relay: &Relay) -> Client {
+        Client::hello(relay, json!({"type": "hello", "transactions": true})).await
+    }
+
+    async fn hello(relay: &Relay, hello: Value) -> Client {
+        let mut client = Client::silent(relay).await;
+        client.send(hello).await;
+        let welcome = client.next_frame().await;
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
+        client
+    }
+
+    /// Connected, but without hello.
+    pub async fn silent(relay: &Relay) -> Client {
+        let (socket, _) = tokio_tungstenite::connect_async(format!("ws://{}/ws", relay.address))
+            .await
+            .expect("a handshake");
+        Client {
+            socket,
+            kept: VecDeque::new(),
+            logs: relay.logs.clone(),
+            asked: 0,
+        }
+    }
+
+    pub async fn send(&mut self, frame: Value) {
+        self.send_raw(Message::text(frame.to_string())).await;
+    }
+
+    pub async fn send_raw(&mut self, message: Message) {
+        self.socket.send(message).await.expect("the relay takes it");
+    }
+
+    /// The next frame, whatever it is.
+    pub async fn next_frame(&mut self) -> Value {
+        if let Some(kept) = self.kept.pop_front() {
+            return kept;
+        }
+        self.receive().await
+    }
+
+    async fn receive(&mut self) -> Value {
+        loop {
+            match timeout(DEADLINE, self.socket.next()).await {
+                Ok(Some(Ok(Message::Text(text)))) => {
+                    return serde_json::from_str(&text).expect("frames are JSON");
+                }
+                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+                other => {
+                    let logs = self.logs.text();
+                    let last: Vec<&str> = logs.lines().rev().take(20).collect();
+                    panic!(
+                        "awaited a frame, got {other:?}; the relay's last lines, newest first:\n{}",
+                        last.join("\n")
+                    );
+                }
+            }
+        }
+    }
+
+    /// The next frame that is no heartbeat.
+    pub async fn next_event(&mut self) -> Value {
+        loop {
+            let frame = self.next_frame().await;
+            if frame["type"] != "heartbeat" {
+                return frame;
+            }
+        }
+    }
+
+    async fn ask(&mut self, mut question: Value) -> Value {
+        self.asked += 1;
+        question["id"] = json!(self.asked);
+        self.send(question).await;
+        loop {
+            let frame = self.receive().await;
+            if frame["id"] == json!(self.asked) {
+                return frame;
+            }
+            self.kept.push_back(frame);
+        }
+    }
+
+    /// The answer to a subscribe.
+    pub async fn subscribe<R: AsRef<str>>(&mut self, rooms: &[R]) -> Value {
+        let rooms: Vec<&str> = rooms.iter().map(AsRef::as_ref).collect();
+        self.ask(json!({"type": "subscribe", "rooms": rooms})).await
+    }
+
+    pub async fn unsubscribe(&mut self, rooms: &[&str]) -> Value {
+        self.ask(json!({"type": "unsubscribe", "rooms": rooms}))
+            .await
+    }
+
+    pub async fn ping(&mut self) -> Value {
+        self.ask(json!({"type": "ping"})).await
+    }
+
+    /// Everything that was committed before this call and concerns this client: commits a new lead
+    /// that it is subscribed to and takes all that comes before that.
+    pub async fn everything(&mut self, database: &tokio_postgres::Client) -> Vec<Value> {
+        let lead = uuid::Uuid::new_v4();
+        let room = format!("leads:{lead}");
+        self.subscribe(&[&room]).await;
+        let insert = format!("insert into public.leads (id) values ('{lead}')");
+        database.batch_execute(&insert).await.unwrap();
+        let mut seen = Vec::new();
+        loop {
+            let event = self.next_event().await;
+            if event["recordId"] == lead.to_string() {
+                break;
+            }
+            seen.push(event);
+        }
+        self.unsubscribe(&[&room]).await;
+        seen
+    }
+
+    /// The close code that the relay ends the connection with.
+    pub async fn closed(&mut self) -> u16 {
+        loop {
+            match timeout(DEADLINE, self.socket.next())
+                .await
+                .expect("it is closed in time")
+            {
+                Some(Ok(Message::Close(Some(close)))) => return close.code.into(),
+                Some(Ok(_)) => {}
+                other => panic!("ended without a close code: {other:?}"),
+            }
+        }
+    }
+}

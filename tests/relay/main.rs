@@ -1,0 +1,8 @@
+//! The relay as its users meet it: the real binary, a real Postgres, real sockets.
+
+mod changes;
+mod commands;
+mod faults;
+mod harness;
+mod order;
+mod protocol;

@@ -1,0 +1,265 @@
+//! What a client may say, and what becomes of it when it says something else.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{Client, DEADLINE, Database, Relay};
+
+const ONE: &str = "00000000-0000-4000-8000-000000000001";
+
+async fn relay() -> (Database, Relay) {
+    let database = Database::create().await;
+    let relay = Relay::start(&database.url()).await;
+    (database, relay)
+}
+
+#[tokio::test]
+async fn a_welcome_tells_what_may_be_asked() {
+    let (_database, relay) = relay().await;
+    let mut client = Client::silent(&relay).await;
+    client
+        .send(json!({"type": "hello", "token": "ignored without authentication"}))
+        .await;
+    let welcome = client.next_frame().await;
+    assert_eq!(
+        (&welcome["type"], &welcome["protocol"]),
+        (&json!("welcome"), &json!(1))
+    );
+    assert_eq!(
+        welcome["limits"],
+        json!({"rooms": 1000, "frameBytes": 65536})
+    );
+    assert!(uuid::Uuid::parse_str(welcome["session"].as_str().unwrap()).is_ok());
+}
+
+#[tokio::test]
+async fn bad_frames_are_told_their_code_and_harm_nobody() {
+    let (database, relay) = relay().await;
+    let mut good = Client::connect(&relay).await;
+    good.subscribe(&[format!("leads:{ONE}")]).await;
+    let mut bad = Client::connect(&relay).await;
+    for (frame, code) in [
+        (Message::text("not json"), "bad_json"),
+        (Message::text("[]"), "bad_frame"),
+        (
+            Message::text(r#"{"type":"dance","id":"x"}"#),
+            "unknown_type",
+        ),
+        (
+            Message::text(r#"{"type":"subscribe","id":7,"rooms":[null]}"#),
+            "bad_frame",
+        ),
+        (
+            Message::text(r#"{"type":"subscribe","id":7,"rooms":[],"since":"x"}"#),
+            "bad_cursor",
+        ),
+        (Message::text(r#"{"type":"hello"}"#), "bad_frame"),
+        (Message::binary(vec![1, 2, 3]), "bad_frame"),
+    ] {
+        bad.send_raw(frame.clone()).await;
+        let error = bad.next_frame().await;
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("error"), &json!(code)),
+            "{frame}"
+        );
+    }
+    assert_eq!(bad.ping().await["type"], "pong", "still there");
+    for _ in 0..20 {
+        bad.send_raw(Message::text("again")).await;
+    }
+    assert_eq!(bad.closed().await, 4400);
+    let mut large = Client::connect(&relay).await;
+    large.send_raw(Message::text("x".repeat(70_000))).await;
+    assert_eq!(large.closed().await, 1009);
+    database
+        .execute(&format!("insert into leads (id) values ('{ONE}')"))
+        .await;
+    assert_eq!(good.next_event().await["type"], "LEAD_CREATED");
+}
+
+#[tokio::test]
+async fn a_room_that_cannot_be_and_one_too_many_are_denied() {
+    let (_database, relay) = relay().await;
+    let mut client = Client::connect(&relay).await;
+    let upper = format!("leads:{}", ONE.to_uppercase().replace('0', "A"));
+    let answer = client
+        .subscribe(&[
+            "leads:",
+            "leads",
+            "users:1",
+            "contacts:1",
+            &upper,
+            "leads:x",
+            "team:1/nothing",
+        ])
+        .await;
+    assert_eq!(answer["rooms"], json!([]));
+    let denied = answer["denied"].as_array().unwrap();
+    assert!(
+        denied.len() == 7 && denied.iter().all(|denied| denied["code"] == "bad_room"),
+        "{answer}"
+    );
+    // 10,000 rooms, as many as a frame of 64 KiB holds at a time
+    let rooms: Vec<String> = (0..10_000)
+        .map(|n| format!("leads:00000000-0000-4000-8000-{n:012}"))
+        .collect();
+    let (mut granted, mut refused) = (0, 0);
+    for some in rooms.chunks(1000) {
+        let answer = client.subscribe(some).await;
+        granted += answer["rooms"].as_array().unwrap().len();
+        let denied = answer["denied"].as_array().map_or(&[][..], Vec::as_slice);
+        assert!(
+            denied
+                .iter()
+                .all(|denied| denied["code"] == "too_many_rooms")
+        );
+        refused += denied.len();
+    }
+    assert_eq!((granted, refused), (1000, 9000));
+}
+
+#[tokio::test]
+async fn a_cursor_comes_with_everything_and_since_is_answered_honestly() {
+    let (_database, relay) = relay().await;
+    let mut client = Client::connect(&relay).await;
+    let room = format!("leads:{ONE}");
+    let cursor = client.subscribe(&[&room]).await["cursor"].clone();
+    assert_eq!(client.ping().await["cursor"], cursor);
+    client
+        .send(json!({"type": "subscribe", "id": "again", "rooms": [room], "since": cursor}))
+        .await;
+    let answer = client.next_event().await;
+    assert_eq!(
+        answer["resync"],
+        json!([{"room": room, "reason": "cursor_too_old"}])
+    );
+    client
+        .send(json!({"type": "subscribe", "id": "s", "rooms": [room], "snapshot": true}))
+        .await;
+    assert_eq!(client.next_event().await["code"], "bad_frame");
+}
+
+#[tokio::test]
+async fn hello_comes_first() {
+    let (_database, relay) = relay().await;
+    let mut client = Client::silent(&relay).await;
+    client.send(json!({"type": "ping", "id": 1})).await;
+    assert_eq!(client.next_frame().await["code"], "bad_frame");
+    client.send(json!({"type": "hello"})).await;
+    assert_eq!(client.next_frame().await["type"], "welcome");
+}
+
+#[tokio::test]
+async fn pings_are_answered_and_a_close_is_returned() {
+    let (_database, relay) = relay().await;
+    let mut client = Client::connect(&relay).await;
+    client.send_raw(Message::Ping("are you there".into())).await;
+    assert_eq!(client.ping().await["type"], "pong");
+    client.send_raw(Message::Close(None)).await;
+    assert_eq!(client.closed().await, 1000);
+    relay.logged("closed by the client").await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_closed_and_slows_nobody() {
+    let database = Database::create().await;
+    database
+        .execute(&format!("insert into leads (id) values ('{ONE}')"))
+        .await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_QUEUE_BYTES", "100000");
+    })
+    .await;
+    let (mut slow, mut quick) = (Client::connect(&relay).await, Client::connect(&relay).await);
+    let room = format!("leads:{ONE}");
+    slow.subscribe(&[&room]).await;
+    quick.subscribe(&[&room]).await;
+    for step in 0..200 {
+        database
+            .execute(&format!(
+                "update leads set notes = repeat('{step:04}', 20000)"
+            ))
+            .await;
+        assert_eq!(
+            quick.next_event().await["type"],
+            "LEAD_UPDATED",
+            "step {step}"
+        );
+    }
+    relay.logged("4508 too slow").await;
+    assert_eq!(slow.closed().await, 4508);
+}
+
+#[tokio::test]
+async fn handshakes_from_elsewhere_are_refused() {
+    let (_database, relay) = relay().await;
+    let handshake = "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (headers, status) in [
+        (
+            "Origin: https://evil.example\r\n".to_owned() + handshake,
+            403,
+        ),
+        ("Origin: null\r\n".to_owned() + handshake, 403),
+        (handshake.replace("13", "8"), 426),
+        (handshake.replace("dGhlIHNhbXBsZSBub25jZQ==", "short"), 400),
+        (String::new(), 426),
+    ] {
+        assert_eq!(relay.get("/ws", &headers).await.0, status, "{headers}");
+    }
+    // a name that somebody else's DNS resolves to this machine
+    let mut stream = tokio::net::TcpStream::connect(relay.address())
+        .await
+        .unwrap();
+    stream
+        .write_all(format!("GET /ws HTTP/1.1\r\nHost: evil.example\r\n{handshake}\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(DEADLINE, stream.read_exact(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 403");
+    // the example of RFC 6455, section 1.3
+    let mut stream = tokio::net::TcpStream::connect(relay.address())
+        .await
+        .unwrap();
+    let own = format!(
+        "GET /ws HTTP/1.1\r\nHost: {0}\r\nOrigin: http://{0}\r\n{handshake}\r\n",
+        relay.address()
+    );
+    stream.write_all(own.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 200];
+    let count = tokio::time::timeout(DEADLINE, stream.read(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    let answer = String::from_utf8_lossy(&answer[..count]).to_lowercase();
+    assert!(
+        answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn the_relay_says_goodbye_when_it_stops() {
+    let (_database, relay) = relay().await;
+    assert_eq!(relay.get("/healthz", "").await.0, 200);
+    assert_eq!(
+        relay.get("/readyz", "").await,
+        (200, r#"{"status":"ready"}"#.to_owned())
+    );
+    assert_eq!(relay.get("/nothing", "").await.0, 404);
+    let mut client = Client::connect(&relay).await;
+    relay.signal("TERM");
+    assert_eq!(client.closed().await, 1001);
+    drop(client);
+    let status = tokio::time::timeout(Duration::from_secs(10), relay.stop())
+        .await
+        .expect("it ends");
+    assert!(status.success(), "{status}");
+}
