@@ -134,8 +134,6 @@ create table public.listings (
 create table public.clients (
   id uuid primary key default gen_random_uuid(),
   contact_id uuid references public.contacts,
-  first_name text,
-  last_name text,
   status text not null default 'active',
   client_type text,
   entity_type text,

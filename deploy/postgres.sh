@@ -55,14 +55,14 @@ run() {
   chmod 755 "$directory"
   child=
   stop() {
-    trap - EXIT INT TERM
+    trap - EXIT INT TERM HUP
     if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null && wait "$child" 2>/dev/null; fi
     as_server "$PG_BIN/pg_ctl" -D "$directory/data" -m immediate -w stop >/dev/null 2>&1 || true
     rm -rf "$directory"
   }
   trap 'stop' EXIT
   trap 'stop; exit 130' INT
-  trap 'stop; exit 143' TERM
+  trap 'stop; exit 143' TERM HUP
   as_server "$PG_BIN/initdb" -D "$directory/data" -A trust -U postgres -E UTF8 --locale=C >/dev/null
   port=
   for _ in 1 2 3 4 5 6 7 8; do

@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use crm_relay::config::{BadSettings, Config, Given, LogFormat};
@@ -150,7 +149,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(given) => {
             let config = given.serving()?;
             start_log(&config);
-            serve(config, None).await
+            let listener = bind(&config).await?;
+            serve(config, listener, None, stop_signal()?).await
         }
         Command::Install(Install {
             given,
@@ -216,23 +216,24 @@ fn start_log(config: &Config) {
     }
 }
 
-async fn serve(config: Config, more: Option<Routes>) -> anyhow::Result<()> {
+async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
     let listen = config.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|error| {
+    Ok(TcpListener::bind(listen).await.map_err(|error| {
         BadSettings(vec![format!(
             "listen (RELAY_LISTEN): {listen}: {error}; it must be a free address of this machine"
         )])
-    })?;
+    })?)
+}
+
+async fn serve(
+    config: Config,
+    listener: TcpListener,
+    more: Option<Routes>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
-    let stop = stop_signal()?;
-    server::serve(
-        config,
-        listener,
-        more,
-        || println!("ready http://{address}/"),
-        stop,
-    )
-    .await?;
+    let ready = || println!("ready http://{address}/");
+    server::serve(config, listener, more, ready, stop).await?;
     Ok(())
 }
 
@@ -250,20 +251,22 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 /// The demo: loads the small CRM, serves it, and takes it away again.
 async fn try_out(config: Config) -> anyhow::Result<()> {
+    // from the first moment: a Ctrl-C while it loads must not leave half of it behind
+    let stop = stop_signal()?;
+    let listener = bind(&config).await?;
     let database = config.database.clone();
     let session = database.session("demo").await?;
     demo::load(&session.client).await?;
-    let installed =
-        schema::install(&database, "public", None, |line| tracing::info!("{line}")).await;
-    let served = match installed {
-        Ok(()) => {
-            let editor = Arc::new(database.session("demo edits").await?);
-            serve(config, Some(demo::routes(editor))).await
-        }
+    let tell = |line: String| tracing::info!("{line}");
+    let served = match schema::install(&database, "public", None, tell).await {
+        Ok(()) => serve(config, listener, Some(demo::routes(database.clone())), stop).await,
         Err(error) => Err(error.into()),
     };
     // what the demo brought it takes away, also when it failed
-    schema::uninstall(&database, |line| tracing::info!("{line}")).await?;
+    let session = database.session("demo").await?;
+    if demo::has_schema(&session.client).await? {
+        schema::uninstall(&database, tell).await?;
+    }
     demo::unload(&session.client).await?;
     served
 }

@@ -210,3 +210,40 @@ fn serve_waits_for_postgres_with_backoff() {
     relay.kill().unwrap();
     relay.wait().unwrap();
 }
+
+#[tokio::test]
+async fn the_demo_needs_a_database_of_its_own_and_leaves_it_as_it_was() {
+    let database = Database::create().await;
+    let refused = crm_relay(&database.url(), &["demo", "--listen", "127.0.0.1:0"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = text(&refused.stderr);
+    assert!(
+        told.contains("public.escrows") && told.contains("crm_relay"),
+        "{told}"
+    );
+
+    let empty = Database::bare().await;
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_crm-relay"))
+        .args(["demo", "--listen", "127.0.0.1:0"])
+        .env("DATABASE_URL", empty.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(demo.stdout.take().unwrap()));
+    let ready = lines.next().unwrap().unwrap();
+    assert!(ready.starts_with("ready http://127.0.0.1:"), "{ready}");
+    assert_eq!(
+        empty.value("select count(*) >= 12 from listings").await,
+        "t"
+    );
+    let interrupted = Command::new("kill")
+        .args(["-INT", &demo.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupted.success());
+    assert!(demo.wait().unwrap().success());
+    let left = "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                 where n.nspname in ('public', 'crm_relay')";
+    assert_eq!(empty.value(left).await, "0");
+}
