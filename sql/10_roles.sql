@@ -2,8 +2,9 @@
 --
 -- A function with "security definer" runs with the rights of its owner, and rendering a row runs
 -- code that the owner of the table may have written (casts to json). So no such function belongs
--- to a superuser or to whoever installs: the role that renders rows has no right at all, and the
--- one that writes the journal never runs anybody's code.
+-- to a superuser or to whoever installs: the role that renders rows has no right at all, the one
+-- that looks for a part's records may read their keys, and the one that writes the journal never
+-- runs anybody's code.
 -- https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTION-SECURITY
 
 do $roles$
@@ -14,6 +15,7 @@ begin
   for job in
     select * from (values
       ('crm_relay_image',   'crm-relay: renders a row as json; has no right to anything'),
+      ('crm_relay_part',    'crm-relay: finds the records that a part belongs to; may read their keys and access columns'),
       ('crm_relay_capture', 'crm-relay: owns the trigger function; may insert into the journal'),
       ('crm_relay_prune',   'crm-relay: owns prune(); may truncate the slots of the journal'),
       ('crm_relay_serve',   'crm-relay: what the daemon runs as; reads the journal'),
@@ -48,7 +50,7 @@ begin
   end loop;
   -- a part's change finds its records also where their table has row level security
   if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
-    alter role crm_relay_capture bypassrls;
+    alter role crm_relay_part bypassrls;
   end if;
 end
 $roles$;

@@ -5,7 +5,7 @@ comment on schema crm_relay is
   'crm-relay: captures changes of watched tables and hands them to the relay; see sql/README.md';
 
 grant usage on schema crm_relay
-  to crm_relay_image, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
+  to crm_relay_image, crm_relay_part, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
 
 create table if not exists crm_relay.setting (
   only_row boolean primary key default true check (only_row),
@@ -20,6 +20,7 @@ create table if not exists crm_relay.setting (
 comment on table crm_relay.setting is 'the settings of this installation: one row';
 comment on column crm_relay.setting.version is 'version of the schema; an older crm-relay refuses to install over it';
 comment on column crm_relay.setting.install_id is 'tells this installation from every other; part of the epoch of cursors';
+comment on column crm_relay.setting.installed_at is 'when it was first installed';
 comment on column crm_relay.setting.doorbell is
   'always: each transaction with changes rings by notify; never: the relay polls (for servers with two-phase commit, which refuses notify)';
 comment on column crm_relay.setting.retention is 'how long a change is kept in the journal at least';
@@ -61,8 +62,10 @@ comment on column crm_relay.module.large_from is
   'a column that an update leaves as it was is left out of the images from this many bytes on';
 comment on column crm_relay.module.part_of is 'the module whose records this table''s rows belong to; null for a table of its own';
 comment on column crm_relay.module.part_link is 'the column of that module''s table that names the row of this one';
-comment on column crm_relay.module.part_query is 'finds the records that a row ($1, its id) belongs to: their keys and access columns';
+comment on column crm_relay.module.part_query is
+  'finds in that module''s table (%s) the records that a row ($1, its id) belongs to: their keys and access columns';
 
+grant select on crm_relay.module to crm_relay_part;
 grant select on crm_relay.module, crm_relay.setting
   to crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
 grant update (pruned_txid, pruned_at) on crm_relay.setting to crm_relay_prune;

@@ -58,7 +58,6 @@ declare
   columns text[];
   missing text[];
   part_columns text;
-  key_expression text;
   link_type text;
   grantee text;
   namespace text;
@@ -150,17 +149,17 @@ begin
       from pg_attribute a
      where a.attrelid = parent.relation and not a.attisdropped and a.atttypid < 16384
        and a.attname::text = any (parent.key_columns || parent.access_columns);
-    watched.part_query := format(
-      'select crm_relay.record_id(image, %L) as record_id, image as record_image
-         from (select pg_catalog.json_build_object(%s) as image from %s r where r.%I operator(pg_catalog.=) $1::%s) parents',
-      parent.key_columns, part_columns, (select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = parent.relation),
-      watched.part_link, link_type);
-    execute format('grant usage on schema %I to crm_relay_capture',
+    watched.part_query :=
+      replace(format('select array_agg(crm_relay.record_id(image, %L)), array_agg(image) from (select pg_catalog.json_build_object(%s) as image from ',
+                     parent.key_columns, part_columns), '%', '%%')
+      || '%s'
+      || replace(format(' r where r.%I operator(pg_catalog.=) $1::%s) parents', watched.part_link, link_type), '%', '%%');
+    execute format('grant usage on schema %I to crm_relay_part',
                    (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = parent.relation));
-    execute format('grant select (%s, %I) on %s to crm_relay_capture', grantee, watched.part_link, parent.relation);
+    execute format('grant select (%s, %I) on %s to crm_relay_part', grantee, watched.part_link, parent.relation);
     if (select relrowsecurity from pg_class where oid = parent.relation)
-       and not (select rolbypassrls from pg_roles where rolname = 'crm_relay_capture') then
-      raise notice 'crm_relay: % has row level security; so that changes of % find its rows: alter role crm_relay_capture bypassrls', parent.relation, target;
+       and not (select rolbypassrls from pg_roles where rolname = 'crm_relay_part') then
+      raise notice 'crm_relay: % has row level security; so that changes of % find its rows: alter role crm_relay_part bypassrls', parent.relation, target;
     end if;
     if not exists (
       select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
@@ -195,6 +194,7 @@ declare
   watched crm_relay.module;
   parent crm_relay.module;
   leaf regclass;
+  namespace regnamespace;
 begin
   select m.* into watched from crm_relay.module m where m.relation = target;
   if not found then
@@ -206,19 +206,29 @@ begin
       (select string_agg(m.relation::text, ', ') from crm_relay.module m where m.part_of = watched.module)
       using hint = 'unwatch those first';
   end if;
-  execute format('drop trigger if exists "!crm_relay" on %s', target);
-  for leaf in select relid from pg_partition_tree(target) union select target loop
-    execute format('drop trigger if exists "!crm_relay_truncate" on %s', leaf);
-  end loop;
-  if watched.part_of is not null then
-    select m.* into parent from crm_relay.module m where m.module = watched.part_of;
-    execute format('revoke select (%s) on %s from crm_relay_capture',
+  -- of a table that was dropped nothing is left but the registry's row
+  if exists (select from pg_class c where c.oid = target) then
+    execute format('drop trigger if exists "!crm_relay" on %s', target);
+    for leaf in select relid from pg_partition_tree(target) union select target loop
+      execute format('drop trigger if exists "!crm_relay_truncate" on %s', leaf);
+    end loop;
+  end if;
+  select m.* into parent from crm_relay.module m join pg_class c on c.oid = m.relation where m.module = watched.part_of;
+  delete from crm_relay.module m where m.relation = target;
+  if parent.relation is null then
+    return watched.module;
+  end if;
+  -- what no other part needs
+  select relnamespace::regnamespace into namespace from pg_class where oid = parent.relation;
+  if not exists (select from crm_relay.module m where m.part_of = parent.module) then
+    execute format('revoke select (%s) on %s from crm_relay_part',
       (select string_agg(quote_ident(attname), ', ') from pg_attribute
         where attrelid = parent.relation and attnum > 0 and not attisdropped), parent.relation);
-    execute format('revoke usage on schema %I from crm_relay_capture',
-      (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = parent.relation));
   end if;
-  delete from crm_relay.module m where m.relation = target;
+  if not exists (select from crm_relay.module m join crm_relay.module p on p.module = m.part_of
+                   join pg_class c on c.oid = p.relation where c.relnamespace = namespace) then
+    execute format('revoke usage on schema %s from crm_relay_part', namespace);
+  end if;
   return watched.module;
 end
 $$;
@@ -261,7 +271,6 @@ declare
   wanted record;
   target regclass;
   missing text;
-  found text[] := '{}';
 begin
   for wanted in
     select * from (values
@@ -286,6 +295,12 @@ begin
        where a.attrelid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', crm_schema, wanted.part_of))
          and a.attname = wanted.part_link and not a.attisdropped) then
       raise notice '%: % has no column %, so it is no part of it, not watched', target, wanted.part_of, wanted.part_link;
+      continue;
+    end if;
+    if not exists (select from pg_catalog.pg_class c join pg_catalog.pg_index i on i.indrelid = c.oid
+                    where c.oid = target and c.relkind in ('r', 'p') and i.indisprimary) then
+      raise notice '%: not a table with a primary key, not watched; say what tells its rows apart: select crm_relay.watch(%, key_columns => …)',
+        target, pg_catalog.quote_literal(target);
       continue;
     end if;
     call crm_relay.in_short_transaction(
@@ -314,12 +329,8 @@ begin
     -- parts before the modules that they belong to
     select m.relation into target from crm_relay.module m order by m.part_of is null, m.module limit 1;
     exit when target is null;
-    if exists (select from pg_catalog.pg_class c where c.oid = target) then
-      call crm_relay.in_short_transaction(pg_catalog.format('select crm_relay.unwatch(%L)', target), target::text);
-      raise notice '%: no longer watched', target;
-    else
-      delete from crm_relay.module m where m.relation = target;
-    end if;
+    call crm_relay.in_short_transaction(pg_catalog.format('select crm_relay.unwatch(%L)', target), target::text);
+    raise notice '%: no longer watched', target;
   end loop;
 end
 $$;

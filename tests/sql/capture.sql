@@ -1,0 +1,133 @@
+-- the trigger: what it writes, who it names, and that nothing makes it raise
+
+begin;
+select plan(37);
+
+create function pg_temp.last(wanted text) returns text language plpgsql as $$
+declare
+  found text;
+begin
+  execute format('select %I::text from crm_relay.change order by seq desc limit 1', wanted) into found;
+  return found;
+end
+$$;
+create function pg_temp.journaled() returns bigint language sql as $$ select count(*) from crm_relay.change $$;
+
+insert into users (id, email, first_name, last_name) values
+  ('00000000-0000-4000-8000-00000000000a', 'ann@crm.example', 'Ann', 'A'),
+  ('00000000-0000-4000-8000-00000000000b', 'bea@crm.example', 'Bea', 'B');
+select is(pg_temp.journaled(), 0::bigint, 'what is not watched is not journaled');
+
+-- actions, ids, images
+insert into listings (id, list_price, created_by)
+values ('00000000-0000-4000-8000-000000000001', 400000, '00000000-0000-4000-8000-00000000000a');
+select is(pg_temp.last('action'), 'created', 'an insert is journaled');
+select is(pg_temp.last('record_id'), '00000000-0000-4000-8000-000000000001', 'with its key');
+select is(pg_temp.last('actor'), '00000000-0000-4000-8000-00000000000a', 'and created_by as its actor');
+select is(pg_temp.last('old_image'), null, 'it has no image of before');
+select is((pg_temp.last('new_image')::json) ->> 'list_price', '400000.00', 'and one of after, digit for digit');
+select is(pg_temp.last('txid'), pg_current_xact_id()::text, 'in the transaction that made it');
+select is(pg_temp.last('db_user'), session_user::text, 'with who was logged in');
+
+update listings set list_price = list_price;
+select is(pg_temp.journaled(), 1::bigint, 'an update that changes nothing is not journaled');
+update listings set list_price = 395000, version = version + 1, last_modified_by = '00000000-0000-4000-8000-00000000000b';
+select is(pg_temp.last('action'), 'updated', 'an update is journaled');
+select is(pg_temp.last('actor'), '00000000-0000-4000-8000-00000000000b', 'last_modified_by made it');
+update listings set list_price = 394000, version = version + 1;
+select is(pg_temp.last('actor'), '00000000-0000-4000-8000-00000000000b', 'the same editor again, told by the version');
+update listings set is_archived = true;
+select is(pg_temp.last('actor'), null, 'an update that says nothing of its editor has none');
+update listings set deleted_at = now(), deleted_by = '00000000-0000-4000-8000-00000000000a';
+select is(pg_temp.last('actor'), '00000000-0000-4000-8000-00000000000a', 'a soft delete names deleted_by');
+set local crm_relay.user_id = 'told';
+update listings set city = 'Reno';
+select is(pg_temp.last('actor'), 'told', 'the setting crm_relay.user_id goes before all');
+reset crm_relay.user_id;
+update listings set id = '00000000-0000-4000-8000-000000000002';
+select results_eq(
+  $$ select action, record_id from crm_relay.change order by seq desc limit 2 $$,
+  $$ values ('created', '00000000-0000-4000-8000-000000000002'), ('deleted', '00000000-0000-4000-8000-000000000001') $$,
+  'another key is another record');
+delete from listings;
+select is(pg_temp.last('action'), 'deleted', 'a delete is journaled');
+select is(pg_temp.last('actor'), null, 'with nobody''s name');
+truncate listings;
+select is(pg_temp.last('action'), 'truncated', 'a truncate is journaled for its module');
+
+-- rolled back is no trace
+savepoint before_it;
+insert into leads (first_name) values ('gone');
+rollback to before_it;
+select is_empty($$ select from crm_relay.change where module = 'leads' $$, 'what is rolled back leaves no trace');
+
+-- large columns, hidden columns
+insert into escrows (id, notes, people) values ('00000000-0000-4000-8000-000000000003', repeat('x', 5000), jsonb_build_object('a', repeat('y', 5000)));
+update escrows set purchase_price = 1;
+select ok((pg_temp.last('new_image')::jsonb) ?& '{purchase_price,id}' and not (pg_temp.last('new_image')::jsonb) ?| '{notes,people}',
+          'what is large and unchanged is left out');
+update escrows set people = people || '{"b": 1}';
+select ok((pg_temp.last('new_image')::jsonb) ? 'people' and (pg_temp.last('old_image')::jsonb) ? 'people', 'what is large and changed is there');
+update escrows set is_private = true;
+select ok((pg_temp.last('new_image')::jsonb) ?& '{notes,people}', 'whoever sees a record enter gets all of it');
+select crm_relay.watch('users', module => 'people');
+update users set password_hash = 'secret', first_name = 'Anna' where email like 'ann@%';
+select ok(not (pg_temp.last('new_image')::jsonb) ? 'password_hash' and pg_temp.last('new_image') like '%Anna%', 'a column named like a secret is hidden');
+update users set password_hash = 'other secret';
+select is_empty($$ select from crm_relay.change where module = 'people' and new_image ->> 'first_name' = 'Bea' $$,
+                'an update of a hidden column alone is not journaled');
+
+-- what may not make it raise
+create table odd (id int primary key, body json, note text);
+select crm_relay.watch('odd');
+insert into odd values (1, '{"nul": "\u0000", "a": 1}', repeat('z', 3000)), (2, '"\u0000"', '\u0000 \ufffd\u2400\ufffd');
+update odd set body = '{"nul": "\u0000", "a": 2}' where id = 1;
+select ok(pg_temp.last('new_image') like '%"\\u0000"%a": 2%' and pg_temp.last('new_image') not like '%zzz%',
+          'a NUL in json is kept as it was written, beside what is left out');
+select is(count(*), 3::bigint, 'and the audit view can be read')
+  from crm_relay.audit where module = 'odd' and field = 'body';
+
+create table long_key (id text primary key);
+select crm_relay.watch('long_key');
+insert into long_key values (repeat('k', 2600));
+select is(pg_temp.last('action'), 'truncated', 'a key that fits no index is told as an upheaval of its module');
+
+create table loud (id int primary key, body text);
+create function pg_temp.settings() returns void language plpgsql as $$
+begin
+  perform set_config(name, value, true) from (values
+    ('timezone', 'Asia/Kathmandu'), ('datestyle', 'SQL, DMY'), ('intervalstyle', 'iso_8601'), ('bytea_output', 'escape'),
+    ('extra_float_digits', '-15'), ('standard_conforming_strings', 'off'), ('escape_string_warning', 'on'),
+    ('backslash_quote', 'off'), ('array_nulls', 'off'), ('transform_null_equals', 'on'), ('row_security', 'off'),
+    ('search_path', 'pg_temp, public'), ('lc_monetary', 'C'), ('xmlbinary', 'hex'), ('plpgsql.extra_errors', 'all'),
+    ('plpgsql.variable_conflict', 'error'), ('quote_all_identifiers', 'on'), ('default_transaction_isolation', 'serializable'),
+    ('enable_seqscan', 'off'), ('crm_relay.user_id', ''), ('application_name', E'\\ud83d '' "')
+  ) as odd (name, value);
+end
+$$;
+select pg_temp.settings();
+select lives_ok($$ insert into public.listings (id, list_price) values ('00000000-0000-4000-8000-000000000009', 1) $$, 'no setting of the session makes an insert raise');
+select lives_ok($$ update public.listings set list_price = 2, updated_at = '2026-11-23 12:00+00', description = E'\\u0000 \\ ''''' $$, 'nor an update');
+select lives_ok($$ insert into public.odd values (7, E'{"nul": "\\\\u0000"}', '') $$, 'nor a NUL');
+select lives_ok($$ delete from public.listings $$, 'nor a delete');
+select lives_ok($$ truncate public.leads $$, 'nor a truncate');
+select ok(
+  (select new_image ->> 'updated_at' = '2026-11-23T12:00:00+00:00' from crm_relay.change where action = 'updated' and record_id = '00000000-0000-4000-8000-000000000009'),
+  'and values are rendered as ever');
+reset all;
+
+-- a cast of the owner's that breaks
+create type mood as enum ('fine');
+create function cast_to_json(mood) returns json language plpgsql as $$ begin raise exception 'not today'; end $$;
+create cast (mood as json) with function cast_to_json(mood);
+create table moods (id int primary key, mood mood);
+select crm_relay.watch('moods');
+select lives_ok($$ insert into moods values (1, 'fine') $$, 'a cast that raises does not stop the writer');
+select is(pg_temp.last('action'), 'truncated', 'it is told as an upheaval of its module');
+
+-- unwatched while the trigger is still there
+delete from crm_relay.module where module = 'moods';
+select lives_ok($$ insert into moods values (2, 'fine') $$, 'a trigger without its registry row does nothing');
+
+select * from finish();
+rollback;

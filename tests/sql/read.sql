@@ -1,0 +1,64 @@
+-- reading: rooms, changes since a cursor, the audit view, pruning
+
+begin;
+select plan(25);
+
+-- rooms
+select is(crm_relay.rooms_of('listings', '{"listing_agent_id": "a", "team_id": "t", "broker_id": "b", "is_private": false}'),
+          '{user:a,team:t,broker:b}'::text[], 'a record is in its owner''s, team''s and broker''s room');
+select is(crm_relay.rooms_of('listings', '{"owner_id": "o", "listing_agent_id": "a", "user_id": "u", "team_id": null}'), '{user:o}'::text[], 'the first owner counts');
+select is(crm_relay.rooms_of('leads', '{"owner_id": "o", "team_id": "t", "is_private": true}'), '{user:o}'::text[], 'a private one is in its owner''s alone');
+select is(crm_relay.rooms_of('leads', '{"owner_id": "o", "team_id": "t", "access_level": "personal"}'), '{user:o}'::text[], 'a personal one, too');
+select is(crm_relay.rooms_of('leads', '{"id": 1}'), '{}'::text[], 'a record without any of it is in none');
+select is(crm_relay.placed('leads', null), '{}'::text[], 'no image is in no room');
+select is(crm_relay.placed('leads', '{"owner_id": "o", "x": "\u0000"}'), '{user:o}'::text[], 'a NUL elsewhere is no obstacle');
+create function public.raise() returns text language plpgsql as $$ begin raise exception 'x'; end $$;
+create or replace function crm_relay.rooms_of(module text, image json) returns text[] language sql stable as $$ select array[public.raise()] $$;
+select is(crm_relay.placed('leads', '{}'), null, 'rules of the CRM''s owner that raise are told as unknown');
+
+-- changes since a cursor
+create function pg_temp.cursor() returns text language sql as $$
+  select crm_relay.epoch() || '.' || pg_current_snapshot() || '.'
+$$;
+create temporary table start as select pg_temp.cursor() as cursor;
+insert into leads (id, first_name) values ('00000000-0000-4000-8000-000000000001', 'a'), ('00000000-0000-4000-8000-000000000002', 'b');
+update leads set first_name = 'c' where first_name = 'a';
+select results_eq($$ select action, record_id from crm_relay.changes_since((select cursor from start)) $$,
+  $$ values ('created', '00000000-0000-4000-8000-000000000001'), ('created', '00000000-0000-4000-8000-000000000002'), ('updated', '00000000-0000-4000-8000-000000000001') $$,
+  'what came after a cursor, in order');
+select is_empty($$ select crm_relay.changes_since(crm_relay.epoch() || '.' || pg_snapshot_xmin(pg_current_snapshot()) || ':' || pg_current_xact_id()::text::bigint + 1 || ':.1') $$,
+  'a later cursor has seen it');
+select isnt_empty($$ select crm_relay.changes_since(crm_relay.epoch() || '.' || pg_current_xact_id() || ':' || pg_current_xact_id()::text::bigint + 5 || ':' || pg_current_xact_id() || '.1') $$,
+  'what was open then is told');
+select throws_like($$ select crm_relay.changes_since('nonsense') $$, '%is no cursor%', 'what is no cursor is refused');
+select throws_like($$ select crm_relay.changes_since('00000000.1:1:.') $$, '%this database is in epoch%', 'another history''s cursor is refused');
+select throws_like($$ select crm_relay.changes_since(crm_relay.epoch() || '.1:1:' || repeat('1,', 4000) || '1.') $$, '%is no cursor%', 'an endless one, too');
+update crm_relay.setting set pruned_txid = pg_current_xact_id();
+select throws_like($$ select crm_relay.changes_since((select cursor from start)) $$, '%still holds%', 'a cursor from before what was pruned is refused');
+update crm_relay.setting set pruned_txid = '0';
+
+-- audit
+select results_eq($$ select action, field, old_value::text, new_value::text from crm_relay.audit where action = 'updated' $$,
+  $$ values ('updated', 'first_name', '"a"', '"c"') $$, 'the audit view tells what changed from what to what');
+select ok(bool_and(db_user = session_user and application = current_setting('application_name') and txid = pg_current_xact_id()), 'and who did it') from crm_relay.audit;
+
+-- the ring
+select is((select count(distinct crm_relay.slot(now() + n * interval '28 hours', '7 days')) from generate_series(0, 9) n), 10::bigint, 'a slot is a sixth of the retention, ten make the ring');
+select is(crm_relay.slot(now(), '7 days'), crm_relay.slot(now() + interval '11 days 16 hours', '7 days'), 'and then it begins anew');
+insert into crm_relay.change (slot, txid, module, action, changed_at, db_user, db_role, application)
+select crm_relay.slot(now() - n * interval '28 hours' + interval '1 hour', '7 days'), '10', 'leads', 'truncated', now() - n * interval '28 hours' + interval '1 hour', 'x', 'x', 'x'
+  from generate_series(5, 8) n;
+select set_eq('select crm_relay.prune()',
+  $$ select 'crm_relay.change_' || crm_relay.slot(now() - n * interval '28 hours' + interval '1 hour', '7 days') from generate_series(7, 8) n $$,
+  'slots that hold nothing younger than the retention are truncated');
+select is((select pruned_txid::text from crm_relay.setting), '10', 'and what was lost is recorded');
+select is((select count(*) from crm_relay.change where txid = '10'), 2::bigint, 'the rest stays');
+select is_empty('select crm_relay.prune()', 'there is nothing to do twice');
+insert into crm_relay.change (slot, module, action, changed_at, db_user, db_role, application)
+values (crm_relay.slot(now() - interval '9 days', '7 days'), 'leads', 'truncated', now() - interval '9 days', 'x', 'x', 'x');
+select is_empty('select crm_relay.prune()', 'nor is anything of a transaction that may still be open');
+update crm_relay.setting set retention = '1 hour';
+select lives_ok($$ select crm_relay.prune() $$, 'another retention is obeyed');
+
+select * from finish();
+rollback;
