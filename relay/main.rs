@@ -231,6 +231,15 @@ async fn serve(
     more: Option<Routes>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    // each connection is an open file, of which a shell allows 1024 and the system more
+    let files = rlimit::increase_nofile_limit(u64::MAX)?;
+    if files < config.max_connections as u64 + 100 {
+        tracing::warn!(
+            files,
+            max_connections = config.max_connections,
+            "the system allows fewer open files than connections"
+        );
+    }
     let address = listener.local_addr()?;
     let ready = || println!("ready http://{address}/");
     server::serve(config, listener, more, ready, stop).await?;

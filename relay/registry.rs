@@ -67,8 +67,12 @@ impl KeyForm {
                 number.to_string() == id && (bits == 64 || (number >> (bits - 1)) == (number >> 63))
             }),
             KeyForm::Text => !id.is_empty() && !id.contains('\0'),
-            KeyForm::Composite(columns) => serde_json::from_str::<Vec<String>>(id)
-                .is_ok_and(|texts| texts.len() == columns && serde_json::Value::from(texts) == id),
+            KeyForm::Composite(columns) => {
+                serde_json::from_str::<Vec<String>>(id).is_ok_and(|texts| {
+                    texts.len() == columns
+                        && serde_json::to_string(&texts).is_ok_and(|again| again == id)
+                })
+            }
         }
     }
 }

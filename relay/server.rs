@@ -39,6 +39,10 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// How long connections may take to end when the relay stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
+/// Sockets whose request is yet to come or to be answered; WebSockets are counted by themselves, so
+/// that health is told also when no place is left.
+const REQUESTS: usize = 1024;
+
 /// Commands that may wait for the task that owns the rooms.
 const COMMANDS: usize = 1024;
 
@@ -88,7 +92,11 @@ pub async fn serve(
         queue_bytes: config.queue_bytes,
         stopping: stopping.clone(),
     };
-    let own = routes(&config, shared, is_ready.clone());
+    let upgrades = Upgrades {
+        tasks: tasks.clone(),
+        places: Arc::new(Semaphore::new(config.max_connections)),
+    };
+    let own = routes(&config, shared, is_ready.clone(), upgrades);
     let service = match more {
         Some(more) => warp::service(own.or(more).unify().boxed()),
         None => warp::service(own),
@@ -96,19 +104,19 @@ pub async fn serve(
 
     let mut stop = std::pin::pin!(stop);
     let mut ready = Some(ready);
-    let places = Arc::new(Semaphore::new(config.max_connections));
+    let requests = Arc::new(Semaphore::new(REQUESTS));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match places.clone().try_acquire_owned() {
-                    Ok(place) => {
-                        let answering = answer(stream, peer, service.clone(), stopping.clone(), tasks.clone(), place);
-                        tasks.spawn(answering);
+                Ok((stream, peer)) => match requests.clone().try_acquire_owned() {
+                    Ok(request) => {
+                        let answering = answer(stream, peer, service.clone(), stopping.clone());
+                        tasks.spawn(async move {
+                            answering.await;
+                            drop(request);
+                        });
                     }
-                    Err(_) => {
-                        tracing::warn!(%peer, at_most = config.max_connections, "refused: no place left");
-                        tasks.spawn(refuse(stream));
-                    }
+                    Err(_) => tracing::warn!(%peer, at_most = REQUESTS, "dropped: too many requests at once"),
                 },
                 Err(error) => {
                     // such as no file descriptor left: those who are here stay, new ones wait a little
@@ -145,14 +153,8 @@ pub async fn serve(
 }
 
 /// Answers the requests of one socket; an upgrade takes the socket along.
-async fn answer<S>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    service: S,
-    stopping: CancellationToken,
-    tasks: TaskTracker,
-    place: tokio::sync::OwnedSemaphorePermit,
-) where
+async fn answer<S>(stream: TcpStream, peer: SocketAddr, service: S, stopping: CancellationToken)
+where
     S: tower_service::Service<Request<Incoming>, Response = Response, Error = Infallible>
         + Clone
         + Send
@@ -168,14 +170,8 @@ async fn answer<S>(
     if let Err(error) = tuned {
         tracing::debug!(%peer, %error, "could not tune the socket");
     }
-    let place = Arc::new(place);
-    let upgrades = Upgrades {
-        tasks,
-        place: place.clone(),
-    };
     let serving = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        request.extensions_mut().insert(upgrades.clone());
         service.clone().call(request)
     });
     let mut connection = std::pin::pin!(
@@ -197,25 +193,19 @@ async fn answer<S>(
     }
 }
 
-/// What a request needs to become a connection: a task, and the place that its socket takes.
-#[derive(Clone)]
+/// What a request needs to become a connection: a task and a place.
 struct Upgrades {
     tasks: TaskTracker,
-    place: Arc<tokio::sync::OwnedSemaphorePermit>,
-}
-
-/// Says that there is no place, whatever was asked.
-async fn refuse(stream: TcpStream) {
-    let text = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    // a client that does not even take this gets nothing
-    let _ = stream
-        .writable()
-        .await
-        .and_then(|()| stream.try_write(text));
+    places: Arc<Semaphore>,
 }
 
 /// The relay's own routes.
-fn routes(config: &Config, shared: Shared, readiness: watch::Receiver<Readiness>) -> Routes {
+fn routes(
+    config: &Config,
+    shared: Shared,
+    readiness: watch::Receiver<Readiness>,
+    upgrades: Upgrades,
+) -> Routes {
     let healthz = warp::path!("healthz")
         .and(warp::get())
         .map(|| json_reply(StatusCode::OK, &json!({"status": "alive"})));
@@ -230,51 +220,49 @@ fn routes(config: &Config, shared: Shared, readiness: watch::Receiver<Readiness>
         });
     let members = Arc::new(AtomicU64::new(0));
     let origins = Arc::new(config.allowed_origins.clone());
+    let upgrades = Arc::new(upgrades);
     let ws = warp::path!("ws")
         .and(warp::get())
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<OnUpgrade>())
         .and(warp::ext::get::<Peer>())
-        .and(warp::ext::get::<Upgrades>())
         .map(
-            move |headers: HeaderMap,
-                  upgrade: Option<OnUpgrade>,
-                  Peer(peer): Peer,
-                  upgrades: Upgrades| {
-                match handshake(&headers, &origins) {
-                    Ok(accept) => {
-                        let Some(upgrade) = upgrade else {
-                            return plain_reply(
-                                StatusCode::BAD_REQUEST,
-                                "this HTTP connection cannot be upgraded; use HTTP/1.1",
-                            );
-                        };
-                        let member = members.fetch_add(1, Ordering::Relaxed);
-                        let shared = shared.clone();
-                        upgrades.tasks.clone().spawn(upgraded(
-                            upgrade,
-                            shared,
-                            peer,
-                            member,
-                            upgrades.place,
-                        ));
-                        switching(&accept)
+            move |headers: HeaderMap, upgrade: Option<OnUpgrade>, Peer(peer): Peer| match handshake(
+                &headers, &origins,
+            ) {
+                Ok(accept) => {
+                    let Some(upgrade) = upgrade else {
+                        return plain_reply(
+                            StatusCode::BAD_REQUEST,
+                            "this HTTP connection cannot be upgraded; use HTTP/1.1",
+                        );
+                    };
+                    let Ok(place) = upgrades.places.clone().try_acquire_owned() else {
+                        tracing::warn!(%peer, "refused: no place left, see RELAY_MAX_CONNECTIONS");
+                        return full();
+                    };
+                    let member = members.fetch_add(1, Ordering::Relaxed);
+                    let serving = upgraded(upgrade, shared.clone(), peer, member);
+                    upgrades.tasks.spawn(async move {
+                        serving.await;
+                        drop(place);
+                    });
+                    switching(&accept)
+                }
+                Err((status, why)) => {
+                    tracing::info!(%peer, %status, why, "handshake refused");
+                    let mut reply = plain_reply(status, &why);
+                    if status == StatusCode::UPGRADE_REQUIRED {
+                        reply.headers_mut().insert(
+                            "sec-websocket-version",
+                            header::HeaderValue::from_static("13"),
+                        );
+                        reply.headers_mut().insert(
+                            header::UPGRADE,
+                            header::HeaderValue::from_static("websocket"),
+                        );
                     }
-                    Err((status, why)) => {
-                        tracing::info!(%peer, %status, why, "handshake refused");
-                        let mut reply = plain_reply(status, &why);
-                        if status == StatusCode::UPGRADE_REQUIRED {
-                            reply.headers_mut().insert(
-                                "sec-websocket-version",
-                                header::HeaderValue::from_static("13"),
-                            );
-                            reply.headers_mut().insert(
-                                header::UPGRADE,
-                                header::HeaderValue::from_static("websocket"),
-                            );
-                        }
-                        reply
-                    }
+                    reply
                 }
             },
         );
@@ -287,7 +275,6 @@ fn upgraded(
     shared: Shared,
     peer: SocketAddr,
     member: u64,
-    place: Arc<tokio::sync::OwnedSemaphorePermit>,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let parts = match upgrade
@@ -304,7 +291,6 @@ fn upgraded(
         Connection::new(shared, io.into_inner(), peer, member)
             .run(read_buf)
             .await;
-        drop(place);
     })
 }
 
@@ -404,6 +390,17 @@ fn switching(accept: &str) -> Response {
     if let Ok(accept) = header::HeaderValue::from_str(accept) {
         headers.insert("sec-websocket-accept", accept);
     }
+    reply
+}
+
+/// The answer at the limit of connections.
+fn full() -> Response {
+    let mut reply = plain_reply(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no place left for another connection",
+    );
+    let headers = reply.headers_mut();
+    headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
     reply
 }
 

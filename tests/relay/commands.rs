@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::harness::{Database, crm_relay};
+use crate::harness::{Database, Relay, crm_relay};
 
 const NOBODY: &str = "postgresql://relay:secret@127.0.0.1:1/crm";
 
@@ -185,30 +185,14 @@ fn a_command_without_postgres_says_where_and_why_and_exits_with_3() {
     }
 }
 
-#[test]
-fn serve_waits_for_postgres_with_backoff() {
-    let mut relay = Command::new(env!("CARGO_BIN_EXE_crm-relay"))
-        .args([
-            "serve",
-            "--no-auth",
-            "--listen",
-            "127.0.0.1:0",
-            "--database-url",
-            NOBODY,
-        ])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(relay.stderr.take().unwrap()));
+#[tokio::test]
+async fn serve_waits_for_postgres_with_backoff() {
+    let relay = Relay::begin(NOBODY, |_| {});
     for wait in ["again_in_ms=100", "again_in_ms=200", "again_in_ms=400"] {
-        let line = lines.next().unwrap().unwrap();
-        assert!(
-            line.contains("127.0.0.1:1/crm") && line.contains(wait),
-            "{line}"
-        );
+        relay.logged(wait).await;
     }
-    relay.kill().unwrap();
-    relay.wait().unwrap();
+    assert!(relay.logs().contains("127.0.0.1:1/crm"));
+    assert!(!relay.logs().contains("secret"), "{}", relay.logs());
 }
 
 #[tokio::test]

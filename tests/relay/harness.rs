@@ -350,6 +350,24 @@ impl Relay {
 
     /// With more settings.
     pub async fn with(url: &str, change: impl FnOnce(&mut Command)) -> Relay {
+        let mut relay = Relay::begin(url, change);
+        let mut told = BufReader::new(relay.child.stdout.take().unwrap()).lines();
+        let ready = timeout(DEADLINE, told.next_line()).await;
+        let Ok(Ok(Some(line))) = ready else {
+            panic!(
+                "the relay did not become ready: {ready:?}\n{}",
+                relay.logs()
+            );
+        };
+        relay.address = line
+            .trim_start_matches("ready http://")
+            .trim_end_matches('/')
+            .to_owned();
+        relay
+    }
+
+    /// Not waiting for it to be ready.
+    pub fn begin(url: &str, change: impl FnOnce(&mut Command)) -> Relay {
         let mut command = Command::new(BINARY);
         command
             .args(["serve", "--no-auth"])
@@ -368,18 +386,9 @@ impl Relay {
                 kept.add(&line);
             }
         });
-        let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = timeout(DEADLINE, told.next_line()).await;
-        let Ok(Ok(Some(line))) = ready else {
-            panic!("the relay did not become ready: {ready:?}\n{}", logs.text());
-        };
-        let address = line
-            .trim_start_matches("ready http://")
-            .trim_end_matches('/')
-            .to_owned();
         Relay {
             child,
-            address,
+            address: String::new(),
             logs,
         }
     }

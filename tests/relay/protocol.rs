@@ -195,6 +195,45 @@ async fn a_client_that_does_not_read_is_closed_and_slows_nobody() {
 }
 
 #[tokio::test]
+async fn at_the_limit_of_connections_others_are_refused_and_health_is_still_told() {
+    let database = Database::create().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_MAX_CONNECTIONS", "2");
+    })
+    .await;
+    let first = Client::connect(&relay).await;
+    let _second = Client::connect(&relay).await;
+    let refused = tokio_tungstenite::connect_async(format!("ws://{}/ws", relay.address())).await;
+    match refused {
+        Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
+            assert_eq!(answer.status(), 503);
+            assert!(answer.headers().contains_key("retry-after"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(relay.get("/healthz", "").await.0, 200);
+    drop(first);
+    relay.logged("disconnected").await;
+    // its place is free once its task is gone, a moment after the line
+    while tokio_tungstenite::connect_async(format!("ws://{}/ws", relay.address()))
+        .await
+        .is_err()
+    {}
+}
+
+#[tokio::test]
+async fn an_id_comes_back_as_it_was_written() {
+    let (_database, relay) = relay().await;
+    let mut client = Client::connect(&relay).await;
+    for id in ["12345678901234567890123", "1.50", "1e400", r#""x\u0000y""#] {
+        client
+            .send_raw(Message::text(format!(r#"{{"type":"ping","id":{id}}}"#)))
+            .await;
+        assert_eq!(client.next_frame().await["id"].to_string(), id);
+    }
+}
+
+#[tokio::test]
 async fn handshakes_from_elsewhere_are_refused() {
     let (_database, relay) = relay().await;
     let handshake = "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
