@@ -294,3 +294,26 @@ async fn a_transaction_open_for_long_does_not_hold_back_others() {
     .unwrap();
     assert_eq!(client.next_event().await["type"], "LISTING_CREATED");
 }
+
+#[tokio::test]
+async fn the_relay_needs_no_more_rights_than_its_role() {
+    let database = Database::create().await;
+    let login = format!("relay_{}", uuid::Uuid::new_v4().simple());
+    database
+        .execute(&format!(
+            "create role {login} login in role crm_relay_serve; insert into leads (id) values ('{ONE}')"
+        ))
+        .await;
+    let relay = Relay::start(
+        &database
+            .url()
+            .replace("//postgres@", &format!("//{login}@")),
+    )
+    .await;
+    let mut client = Client::connect(&relay).await;
+    client.subscribe(&[format!("leads:{ONE}")]).await;
+    database.execute("update leads set status = 'lost'").await;
+    assert_eq!(client.next_event().await["data"], json!({"status": "lost"}));
+    drop(relay);
+    database.execute(&format!("drop role {login}")).await;
+}

@@ -2,6 +2,7 @@
 
 mod changes;
 mod commands;
+mod documents;
 mod faults;
 mod harness;
 mod order;
