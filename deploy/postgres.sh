@@ -54,6 +54,7 @@ run() {
   if [ "$(id -u)" = 0 ]; then chown postgres "$directory"; fi
   chmod 755 "$directory"
   child=
+  # shellcheck disable=SC2317 # the traps call it
   stop() {
     trap - EXIT INT TERM HUP
     if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null && wait "$child" 2>/dev/null; fi
