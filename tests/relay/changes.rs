@@ -203,6 +203,7 @@ async fn a_bulk_statement_reaches_every_record_once() {
         .map(|event| event["seq"].as_str().unwrap().parse().unwrap())
         .collect();
     assert!(seqs.is_sorted());
+    relay.logged("more events in this second").await;
 }
 
 #[tokio::test]
@@ -413,6 +414,39 @@ async fn a_part_is_told_as_an_update_of_the_record_it_belongs_to() {
         client.next_event().await["rooms"],
         json!([format!("team:{BEA}/clients")])
     );
+}
+
+#[tokio::test]
+async fn a_part_and_its_record_changed_at_the_same_time_keep_their_histories() {
+    let (database, _relay, mut client) = listing().await;
+    database
+        .execute(&format!(
+            "insert into contacts (id, phone) values ('{TWO}', '0');
+             insert into clients (id, contact_id, status) values ('{ONE}', '{TWO}', '0')"
+        ))
+        .await;
+    client.everything(database.client()).await;
+    client.subscribe(&[format!("clients:{ONE}")]).await;
+    let write = async |table: &str, column: &str| {
+        let session = database.connect().await;
+        for step in 1..=50 {
+            let update = format!("begin; update {table} set {column} = '{step}'; commit");
+            session.batch_execute(&update).await.unwrap();
+        }
+    };
+    tokio::join!(write("contacts", "phone"), write("clients", "status"));
+    let events = client.everything(database.client()).await;
+    for (part, column) in [(json!("contacts"), "phone"), (Value::Null, "status")] {
+        let history: Vec<&Value> = events
+            .iter()
+            .filter(|event| event["part"] == part)
+            .collect();
+        assert_eq!(history.len(), 50, "{part}");
+        for (step, event) in history.iter().enumerate() {
+            assert_eq!(event["previous"][column], step.to_string(), "{event}");
+            assert_eq!(event["data"][column], (step + 1).to_string(), "{event}");
+        }
+    }
 }
 
 #[tokio::test]

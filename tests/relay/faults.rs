@@ -98,6 +98,33 @@ async fn lost_sessions_are_replaced_and_nothing_is_lost_or_doubled() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_cut_off_in_the_middle_is_told_once() {
+    let (database, relay, mut client) = lead().await;
+    // one batch that takes a while to read: small changes that are told, between large ones
+    relay.signal("STOP");
+    for step in 1..=100 {
+        database
+            .execute(&format!(
+                "update leads set number_of_contacts = {step};
+                 insert into listings (description) values (repeat('x', 1000000))"
+            ))
+            .await;
+    }
+    relay.signal("CONT");
+    let mut events = vec![client.next_event().await];
+    database
+        .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'crm-relay reader' and datname = current_database()")
+        .await;
+    events.extend(client.everything(database.client()).await);
+    let seen: Vec<_> = events
+        .iter()
+        .map(|event| event["data"]["number_of_contacts"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seen, (1..=100).collect::<Vec<_>>());
+    relay.logged("not reading the journal").await;
+}
+
+#[tokio::test]
 async fn forged_bells_command_nothing() {
     let (database, _relay, mut client) = lead().await;
     for payload in ["", "{", r#"{"txid":"99999999","module":"leads"}"#, "x"] {
