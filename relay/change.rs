@@ -1,5 +1,6 @@
 //! A change: one row of the journal, as it was written in the CRM's own transaction.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -73,8 +74,14 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether both are about the same row, whose changes form one history.
-    pub fn same_history(&self, other: &Change) -> bool {
-        self.record_id == other.record_id && self.module == other.module && self.part == other.part
+    /// Whether any of these rooms has to do with it.
+    pub fn concerns(&self, rooms: &HashSet<&str>) -> bool {
+        let scopes = self.rooms_before.iter().chain(&self.rooms_after);
+        self.action == Action::Truncated
+            || rooms.contains(format!("{}:{}", self.module, self.record_id).as_str())
+            || scopes.into_iter().any(|room| {
+                rooms.contains(room.as_str())
+                    || rooms.contains(format!("{room}/{}", self.module).as_str())
+            })
     }
 }

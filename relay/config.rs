@@ -38,6 +38,12 @@ pub struct Given {
     /// Bytes that may wait for one connection before it is closed as too slow [default: 16777216]
     #[arg(long, env = "RELAY_QUEUE_BYTES", value_name = "BYTES")]
     pub queue_bytes: Option<String>,
+    /// Bytes of recent events kept in memory for clients that come back [default: 33554432]
+    #[arg(long, env = "RELAY_RECENT_BYTES", value_name = "BYTES")]
+    pub recent_bytes: Option<String>,
+    /// Changes of one transaction that a scope room gets before it is told to fetch anew [default: 500]
+    #[arg(long, env = "RELAY_FLOOD_CHANGES", value_name = "COUNT")]
+    pub flood_changes: Option<String>,
     /// Most connections at once [default: 20000]
     #[arg(long, env = "RELAY_MAX_CONNECTIONS", value_name = "COUNT")]
     pub max_connections: Option<String>,
@@ -69,6 +75,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Bound of each connection's outbox.
     pub queue_bytes: usize,
+    /// Bound of the memory of recent events.
+    pub recent_bytes: usize,
+    /// Bound of what one transaction sends to one scope room.
+    pub flood_changes: usize,
     /// Bound of the number of connections.
     pub max_connections: usize,
 }
@@ -120,6 +130,8 @@ impl Given {
             ("log", &mut given.log),
             ("log_format", &mut given.log_format),
             ("queue_bytes", &mut given.queue_bytes),
+            ("recent_bytes", &mut given.recent_bytes),
+            ("flood_changes", &mut given.flood_changes),
             ("max_connections", &mut given.max_connections),
         ]);
         for (name, value) in table {
@@ -222,6 +234,20 @@ impl Given {
             "a number of bytes",
             &mut bad,
         );
+        let recent_bytes = parsed(
+            "recent_bytes (RELAY_RECENT_BYTES)",
+            &given.recent_bytes,
+            "33554432",
+            "a number of bytes",
+            &mut bad,
+        );
+        let flood_changes = parsed(
+            "flood_changes (RELAY_FLOOD_CHANGES)",
+            &given.flood_changes,
+            "500",
+            "a number of changes",
+            &mut bad,
+        );
         let max_connections = parsed(
             "max_connections (RELAY_MAX_CONNECTIONS)",
             &given.max_connections,
@@ -238,6 +264,8 @@ impl Given {
                 log,
                 log_format,
                 queue_bytes,
+                recent_bytes,
+                flood_changes,
                 max_connections,
             }),
             _ => Err(BadSettings(bad)),

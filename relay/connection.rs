@@ -11,18 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::frame::{self, Decoder, Message};
+use crate::frame::{self, Decoder, Message, Violation};
+use crate::history::{History, Told};
 use crate::outbox::{Close, Outbox};
 use crate::protocol::{self, Refusal, Request};
 use crate::registry::Registry;
-use crate::rooms::{Command, Member};
+use crate::replay::Replay;
+use crate::rooms::{Command, Member, Resume};
 use crate::snapshot::Cursor;
 
 /// How long a client may take to say hello.
@@ -37,6 +40,10 @@ const SLOW_CLOSE_WITHIN: Duration = Duration::from_secs(30);
 /// Bad frames after which a connection is closed.
 const MOST_BAD_FRAMES: u32 = 16;
 
+/// How often the journal is asked for one subscription: once for the cursor, once for what was missed,
+/// and again where memory moved on meanwhile.
+const MOST_LOOKS: u32 = 4;
+
 /// Most frames in one write; Linux takes 1024 (`IOV_MAX`).
 const FRAMES_A_WRITE: usize = 64;
 
@@ -44,7 +51,7 @@ const FRAMES_A_WRITE: usize = 64;
 const READ_AT_ONCE: usize = 16 * 1024;
 
 /// What connections share.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Shared {
     /// The task that owns the rooms.
     pub rooms: mpsc::Sender<Command>,
@@ -52,6 +59,8 @@ pub struct Shared {
     pub cursor: watch::Receiver<Arc<str>>,
     /// What is watched.
     pub registry: watch::Receiver<Arc<Registry>>,
+    /// What the journal holds for those who come back.
+    pub history: Arc<History>,
     /// Bound of each outbox, in bytes.
     pub queue_bytes: usize,
     /// Cancelled when the relay stops.
@@ -71,6 +80,10 @@ pub struct Connection {
     peer: SocketAddr,
     welcomed: bool,
     rooms: std::collections::HashSet<String>,
+    /// What was said and is yet to be heard: nothing is, while a subscription is looked up.
+    unheard: VecDeque<Message>,
+    violation: Option<Violation>,
+    resuming: Option<BoxFuture<'static, ()>>,
     bad_frames: u32,
     frames_in: u64,
     frames_out: u64,
@@ -90,6 +103,9 @@ impl Connection {
             peer,
             welcomed: false,
             rooms: std::collections::HashSet::new(),
+            unheard: VecDeque::new(),
+            violation: None,
+            resuming: None,
             bad_frames: 0,
             frames_in: 0,
             frames_out: 0,
@@ -145,7 +161,13 @@ impl Connection {
         loop {
             let outbox = self.outbox.clone();
             tokio::select! {
-                readable = self.stream.readable() => {
+                () = async { if let Some(resuming) = &mut self.resuming { resuming.await } }, if self.resuming.is_some() => {
+                    self.resuming = None;
+                    if !self.attend().await {
+                        return Ok(());
+                    }
+                }
+                readable = self.stream.readable(), if self.resuming.is_none() => {
                     readable?;
                     if !self.read().await? {
                         return Ok(());
@@ -195,13 +217,20 @@ impl Connection {
     }
 
     async fn heard(&mut self, bytes: &[u8]) -> io::Result<bool> {
-        let mut messages = Vec::new();
         let decoded = self.decoder.decode(bytes, |message| {
             let last = matches!(message, Message::Close(_));
-            messages.push(message);
+            self.unheard.push_back(message);
             !last
         });
-        for message in messages {
+        self.violation = decoded.err();
+        Ok(self.attend().await)
+    }
+
+    /// Does what was asked, one thing after the other; false when the client wants to go, or must.
+    async fn attend(&mut self) -> bool {
+        while self.resuming.is_none()
+            && let Some(message) = self.unheard.pop_front()
+        {
             self.frames_in += 1;
             match message {
                 Message::Text(text) => self.obey(protocol::read(&text)).await,
@@ -218,11 +247,17 @@ impl Connection {
                 Message::Close(close) => {
                     let code = close.map_or(1000, |(code, _)| code);
                     self.outbox.push(frame::close(code, ""));
-                    return Ok(false);
+                    return false;
                 }
             }
         }
-        if let Err(violation) = decoded {
+        if self.resuming.is_some() {
+            return true;
+        }
+        if self.unheard.capacity() > 0 {
+            self.unheard = VecDeque::new();
+        }
+        if let Some(violation) = self.violation.take() {
             tracing::info!(connection = %self.session, %violation, "the client broke the protocol");
             let reason = match violation.close_code() {
                 1007 => "text must be UTF-8",
@@ -233,9 +268,9 @@ impl Connection {
                 code: violation.close_code(),
                 reason,
             });
-            return Ok(false);
+            return false;
         }
-        Ok(true)
+        true
     }
 
     async fn obey(&mut self, request: Result<Request, Refusal>) {
@@ -279,7 +314,7 @@ impl Connection {
         self.outbox.push(frame::text(frame.to_string().as_bytes()));
     }
 
-    async fn command(&self, command: Command) {
+    async fn command(&mut self, command: Command) {
         // the rooms' task ends after the last connection: there is always somebody to hear
         let _ = self.shared.rooms.send(command).await;
     }
@@ -318,13 +353,16 @@ impl Connection {
                 )
             });
         }
-        if let Some(Err(bad)) = since.as_deref().map(str::parse::<Cursor>) {
-            return Err(Refusal {
-                id,
-                code: "bad_cursor",
-                message: bad.to_string(),
-            });
-        }
+        let since = match since.as_deref().map(str::parse::<Cursor>).transpose() {
+            Ok(since) => since,
+            Err(bad) => {
+                return Err(Refusal {
+                    id,
+                    code: "bad_cursor",
+                    message: bad.to_string(),
+                });
+            }
+        };
         let registry = self.shared.registry.borrow().clone();
         let mut granted = Vec::new();
         let mut denied = Vec::new();
@@ -350,19 +388,22 @@ impl Connection {
         if !denied.is_empty() {
             answer.insert("denied".to_owned(), denied.into());
         }
-        if since.is_some() && !granted.is_empty() {
-            // nothing is replayed yet: honest about it, so that the client fetches anew
-            let all = granted
-                .iter()
-                .map(|room| json!({"room": room, "reason": "cursor_too_old"}));
-            answer.insert("resync".to_owned(), all.collect::<Vec<_>>().into());
+        let member = self.member;
+        match since {
+            Some(since) if !granted.is_empty() => {
+                let resume = resume(self.shared.clone(), member, granted, since, answer);
+                self.resuming = Some(Box::pin(resume));
+            }
+            _ => {
+                let rooms = granted;
+                self.command(Command::Subscribe {
+                    member,
+                    rooms,
+                    answer,
+                })
+                .await;
+            }
         }
-        self.command(Command::Subscribe {
-            member: self.member,
-            rooms: granted,
-            answer,
-        })
-        .await;
         Ok(())
     }
 
@@ -461,6 +502,56 @@ impl Connection {
         // a client that does not finish is left
         timeout(within, farewell).await.unwrap_or(Ok(()))
     }
+}
+
+/// Subscribes from a cursor: from memory, else from the journal, else with the reason why not.
+async fn resume(
+    shared: Shared,
+    member: Member,
+    rooms: Vec<String>,
+    since: Cursor,
+    mut answer: Map<String, Value>,
+) {
+    let mut journal = None;
+    let mut reason = "too_many_changes";
+    for _ in 0..MOST_LOOKS {
+        let (unanswered, wanted) = oneshot::channel();
+        let resume = Box::new(Resume {
+            member,
+            rooms: rooms.clone(),
+            since: since.clone(),
+            journal: journal.take(),
+            answer: answer.clone(),
+            unanswered,
+        });
+        if shared.rooms.send(Command::Resume(resume)).await.is_err() {
+            return;
+        }
+        let Ok(what) = wanted.await else {
+            return; // answered
+        };
+        match shared.history.ask(what, &since, &rooms).await {
+            Ok(Told::Missed(missed)) => journal = Some(missed),
+            Ok(Told::Resync(why)) => {
+                reason = why;
+                break;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not look up what a client missed: it fetches anew");
+                reason = "cursor_too_old";
+                break;
+            }
+        }
+    }
+    let resync = Replay::none(&rooms, reason).resync;
+    answer.insert("resync".to_owned(), resync.into());
+    // the rooms' task outlives every connection
+    let subscribe = Command::Subscribe {
+        member,
+        rooms,
+        answer,
+    };
+    let _ = shared.rooms.send(subscribe).await;
 }
 
 fn bad_frame(message: &str) -> Refusal {

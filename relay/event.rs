@@ -3,7 +3,7 @@
 //! Knows nothing of rooms' members or sockets. The text of a frame is put together once, however
 //! many connections get it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use crate::change::{Action, Change};
 use crate::diff::{self, BadImage, Columns};
 use crate::frame;
 use crate::registry::Module;
+use crate::snapshot::Place;
 
 /// What a connection may get of a change, by which of its rooms the record was in and is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +25,47 @@ pub enum View {
     Entered,
     /// Some lost it and some gained it: the change as it is.
     Crossed,
+}
+
+/// In which of a change's rooms somebody is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    stayed: bool,
+    left: bool,
+    entered: bool,
+}
+
+impl Seen {
+    /// Takes another of their rooms into account.
+    pub fn add(&mut self, other: Seen) {
+        self.stayed |= other.stayed;
+        self.left |= other.left;
+        self.entered |= other.entered;
+    }
+
+    /// What they may get.
+    pub fn view(self) -> View {
+        match self {
+            Seen { stayed: true, .. } => View::Stayed,
+            Seen {
+                left: true,
+                entered: true,
+                ..
+            } => View::Crossed,
+            Seen { left: true, .. } => View::Left,
+            Seen { .. } => View::Entered,
+        }
+    }
+}
+
+impl Event {
+    /// The transaction that made it.
+    pub fn txid(&self) -> u64 {
+        match self {
+            Event::Changed(changed) => changed.txid,
+            Event::Truncated { txid, .. } => *txid,
+        }
+    }
 }
 
 /// One change, or a whole module's upheaval.
@@ -65,18 +107,20 @@ pub struct Changed {
     event_name: String,
     body: String,
     key_columns: Vec<String>,
-    cursor: Arc<str>,
+    place: Arc<Place>,
+    /// The frame for those who know it by its record's room alone, which is what most of them do.
+    plain: OnceLock<Bytes>,
 }
 
 /// What a change means to those who see it; None if nothing but quiet columns changed.
 ///
 /// `module` is the record's, `quiet` are the columns of the changed table whose change alone is no
-/// event, `cursor` is the position before the batch that the change came in.
+/// event, `place` is where the batch begins that the change came in.
 pub fn of(
     change: Change,
     module: &Module,
     quiet: &[String],
-    cursor: &Arc<str>,
+    place: &Arc<Place>,
 ) -> Result<Option<Event>, BadImage> {
     if change.action == Action::Truncated {
         return Ok(Some(Event::Truncated {
@@ -124,7 +168,8 @@ pub fn of(
         event_name: module.event.clone(),
         key_columns: module.key_columns.clone(),
         body,
-        cursor: cursor.clone(),
+        place: place.clone(),
+        plain: OnceLock::new(),
         change,
     }))))
 }
@@ -137,8 +182,28 @@ fn whole(image: Option<&str>) -> Result<&str, BadImage> {
 }
 
 impl Changed {
+    /// All its rooms, with what being in each of them means.
+    pub fn rooms(&self) -> impl Iterator<Item = (&str, Seen)> {
+        let seen = |stayed, left, entered| Seen {
+            stayed,
+            left,
+            entered,
+        };
+        let stayed = std::iter::once(&self.record_room).chain(&self.stayed_in);
+        (stayed.map(move |room| (room.as_str(), seen(true, false, false))))
+            .chain((self.left.iter()).map(move |room| (room.as_str(), seen(false, true, false))))
+            .chain((self.entered.iter()).map(move |room| (room.as_str(), seen(false, false, true))))
+    }
+
     /// The frame for those with this view; `rooms` are the scope rooms that it is for.
     pub fn frame(&self, view: View, rooms: &[&str]) -> Bytes {
+        if view == View::Stayed && rooms.is_empty() {
+            return self.plain.get_or_init(|| self.encode(view, rooms)).clone();
+        }
+        self.encode(view, rooms)
+    }
+
+    fn encode(&self, view: View, rooms: &[&str]) -> Bytes {
         let moved;
         let (action, body) = match view {
             View::Stayed | View::Crossed => (self.change.action, self.body.as_str()),
@@ -178,7 +243,7 @@ impl Changed {
             humantime::format_rfc3339_millis(change.changed_at),
             change.txid,
             change.seq,
-            self.cursor,
+            self.place.text,
         ));
         if !rooms.is_empty() {
             text.push_str(&format!(",\"rooms\":{}", serde_json::Value::from(rooms)));
@@ -190,9 +255,15 @@ impl Changed {
         frame::text(text.as_bytes())
     }
 
-    /// The position before the batch that the change came in.
+    /// Where the batch begins that the change came in.
     pub fn cursor(&self) -> &str {
-        &self.cursor
+        &self.place.text
+    }
+
+    /// Bytes that it keeps in memory, about.
+    pub fn size(&self) -> usize {
+        let image = |image: &Option<String>| image.as_ref().map_or(0, String::len);
+        2 * self.body.len() + image(&self.change.old_image) + image(&self.change.new_image) + 1024
     }
 
     /// The key columns alone; of a part's record, which is not in the image, its id.

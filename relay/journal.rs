@@ -4,6 +4,7 @@
 //! level "repeatable read", in which the rows and the snapshot that tells what was read are of the
 //! same moment (<https://www.postgresql.org/docs/current/transaction-iso.html>).
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -16,24 +17,78 @@ use tokio_postgres::{Row, RowStream, SimpleQueryMessage, Statement};
 use crate::change::{Action, Change};
 use crate::postgres::Session;
 use crate::registry::{KeyForm, Module, Registry};
-use crate::snapshot::{BadCursor, Position, Snapshot};
+use crate::snapshot::{BadCursor, Cursor, Position, Snapshot};
 
 /// Version of the schema that this relay reads.
 pub const SCHEMA_VERSION: i32 = 1;
 
-/// The ranges of the index on `txid` that became visible ($1 to $2, exclusive), each transaction's
-/// rows together, transactions by their greatest `seq`: whoever waited for a row lock wrote its
-/// journal row after the other's commit.
-pub const READ: &str = "
-    select c.seq, c.txid::text::bigint, c.module, c.action, c.record_id, c.part, c.part_id, c.actor,
-           c.changed_at, c.depth, c.old_image, c.new_image,
-           crm_relay.placed(c.module, coalesce(c.record_image, c.old_image)),
-           crm_relay.placed(c.module, coalesce(c.record_image, c.new_image))
+/// What is read of each row, the same wherever it is read.
+macro_rules! columns {
+    () => {
+        "select c.seq, c.txid::text::bigint, c.module, c.action, c.record_id, c.part, c.part_id, c.actor,
+                c.changed_at, c.depth, c.old_image, c.new_image,
+                crm_relay.placed(c.module, coalesce(c.record_image, c.old_image)),
+                crm_relay.placed(c.module, coalesce(c.record_image, c.new_image))
+           from unnest($1::bigint[], $2::bigint[]) as stretch (first, beyond)"
+    };
+}
+
+/// Each transaction's rows together, transactions by their greatest `seq`: whoever waited for a row
+/// lock wrote its journal row after the other's commit.
+macro_rules! in_order {
+    () => {
+        "order by max(c.seq) over (partition by c.txid), c.seq"
+    };
+}
+
+/// The ranges of the index on `txid` that became visible ($1 to $2, exclusive).
+pub const READ: &str = concat!(
+    columns!(),
+    " cross join lateral (
+           select * from crm_relay.change c
+            where c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8) c ",
+    in_order!()
+);
+
+/// The same of these records alone ($3 their modules, $4 their ids; a null id: what happened to the
+/// whole module), of each at most $5 rows.
+const READ_RECORDS: &str = concat!(
+    columns!(),
+    " cross join unnest($3::text[], $4::text[]) as wanted (module, id)
+      cross join lateral (
+           select * from crm_relay.change c
+            where c.module = wanted.module and c.record_id = wanted.id
+              and c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8
+            limit $5) c ",
+    in_order!()
+);
+
+/// How many rows there are in the ranges, at most $3 and one more.
+const COUNT: &str = "
+    select count(*) from (
+      select from unnest($1::bigint[], $2::bigint[]) as stretch (first, beyond)
+       cross join lateral (
+             select from crm_relay.change c
+              where c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8
+              limit $3::bigint + 1) c
+       limit $3::bigint + 1) counted";
+
+/// Modules of which more happened than rows can say ($3 are those that matter).
+const UPHEAVALS: &str = "
+    select distinct c.module, c.txid::text::bigint, c.changed_at
       from unnest($1::bigint[], $2::bigint[]) as stretch (first, beyond)
+     cross join unnest($3::text[]) as wanted (module)
      cross join lateral (
            select * from crm_relay.change c
-            where c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8) c
-     order by max(c.seq) over (partition by c.txid), c.seq";
+            where c.module = wanted.module and c.record_id is null
+              and c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8) c";
+
+/// What a cursor claims ($1 the epoch, $2 and $3 its witness), and what is so.
+const CHECK: &str = "
+    select crm_relay.epoch() = $1, pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+           s.pruned_txid::text::bigint,
+           exists (select from crm_relay.change c where c.txid = $2::bigint::text::xid8 and c.seq = $3)
+      from crm_relay.setting s";
 
 /// Sorting and hashing would be the planner's choice only where its statistics lie; the index is
 /// always right. A plan for all parameters is made once.
@@ -161,31 +216,10 @@ impl Journal {
     /// The present: everything that is committed counts as read.
     pub async fn present(&self) -> Result<Position, JournalError> {
         let snapshot = self.begin().await?;
-        let newest = self
-            .session
-            .client
-            .query_opt(
-                "select c.txid::text::bigint,
-                        (select max(n.seq) from crm_relay.change n where n.txid = c.txid)
-                   from crm_relay.change c order by c.txid desc limit 1",
-                &[],
-            )
-            .await?;
-        let pruned = self
-            .session
-            .client
-            .query_one(
-                "select pruned_txid::text::bigint from crm_relay.setting",
-                &[],
-            )
-            .await?;
+        let (highest, witness) = self.newest().await?;
         self.session.client.batch_execute("commit").await?;
-        let (highest, witness) = match newest {
-            Some(row) => (row.get::<_, i64>(0), Some(row.get::<_, i64>(1) as u64)),
-            None => (pruned.get::<_, i64>(0), None),
-        };
         Ok(Position {
-            snapshot: snapshot.clipped(highest as u64),
+            snapshot: snapshot.clipped(highest),
             witness,
         })
     }
@@ -220,21 +254,23 @@ impl Journal {
     /// Begins to read what became visible since `position`.
     pub async fn read(&self, position: &Position) -> Result<Batch<'_>, JournalError> {
         let snapshot = self.begin().await?;
+        self.read_until(position, snapshot).await
+    }
+
+    async fn read_until(
+        &self,
+        position: &Position,
+        snapshot: Snapshot,
+    ) -> Result<Batch<'_>, JournalError> {
         let stretches = position.snapshot.until(&snapshot);
         let rows = if stretches.is_empty() {
             None
         } else {
-            let first: Vec<i64> = stretches
-                .iter()
-                .map(|stretch| stretch.start as i64)
-                .collect();
-            let beyond: Vec<i64> = stretches.iter().map(|stretch| stretch.end as i64).collect();
-            Some(Box::pin(
-                self.session
-                    .client
-                    .query_raw(&self.read, [first, beyond])
-                    .await?,
-            ))
+            let (first, beyond) = bounds(&stretches);
+            let rows = (self.session.client)
+                .query_raw(&self.read, [first, beyond])
+                .await?;
+            Some(Box::pin(rows))
         };
         Ok(Batch {
             journal: self,
@@ -243,6 +279,151 @@ impl Journal {
             highest: position.highest(),
             witness: position.witness,
         })
+    }
+
+    /// Whether what a cursor claims is so, and all that came after it still here.
+    pub async fn judge(&self, cursor: &Cursor) -> Result<Verdict, JournalError> {
+        let Position { snapshot, witness } = &cursor.position;
+        let highest = cursor.position.highest();
+        let seq = witness.unwrap_or_default() as i64;
+        let row = (self.session.client)
+            .query_one(CHECK, &[&cursor.epoch, &(highest as i64), &seq])
+            .await?;
+        let (same_epoch, xmax, pruned): (bool, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        let (xmax, pruned) = (xmax as u64, pruned as u64);
+        let stands = witness.is_none() || pruned >= highest || row.get(3);
+        Ok(if !same_epoch || snapshot.xmax > xmax || !stands {
+            Verdict::OtherHistory
+        } else if pruned >= snapshot.xmin() {
+            Verdict::TooOld
+        } else {
+            Verdict::Good
+        })
+    }
+
+    /// Whether more than `most` rows came after a position.
+    pub async fn has_more_than(&self, most: i64, since: &Snapshot) -> Result<bool, JournalError> {
+        let snapshot = self.begin().await?;
+        let (first, beyond) = bounds(&since.until(&snapshot));
+        let row = (self.session.client)
+            .query_one(COUNT, &[&first, &beyond, &most])
+            .await?;
+        self.session.client.batch_execute("commit").await?;
+        Ok(row.get::<_, i64>(0) > most)
+    }
+
+    /// What came after a position, of these records alone (module and id), of each at most `most`
+    /// changes; an upheaval of a module counts as one without a record.
+    pub async fn read_records(
+        &self,
+        since: &Snapshot,
+        records: &[(&str, &str)],
+        most: i64,
+    ) -> Result<(Vec<Change>, Snapshot), JournalError> {
+        let snapshot = self.begin().await?;
+        let (first, beyond) = bounds(&since.until(&snapshot));
+        let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
+        let client = &self.session.client;
+        let rows = client
+            .query(READ_RECORDS, &[&first, &beyond, &modules, &ids, &most])
+            .await?;
+        let upheavals = client
+            .query(UPHEAVALS, &[&first, &beyond, &modules])
+            .await?;
+        let newest = self.newest().await?;
+        client.batch_execute("commit").await?;
+        let mut changes = rows.iter().map(change).collect::<Result<Vec<_>, _>>()?;
+        changes.extend(upheavals.iter().map(|row| Change {
+            seq: 0,
+            txid: row.get::<_, i64>(1) as u64,
+            module: row.get::<_, &str>(0).into(),
+            action: Action::Truncated,
+            record_id: String::new(),
+            part: None,
+            actor: None,
+            changed_at: row.get(2),
+            depth: 1,
+            old_image: None,
+            new_image: None,
+            rooms_before: Vec::new(),
+            rooms_after: Vec::new(),
+        }));
+        Ok((changes, snapshot.clipped(newest.0)))
+    }
+
+    /// The last `most` rows before a position, or a few more, and the position before them.
+    pub async fn past(
+        &self,
+        until: &Position,
+        most: i64,
+    ) -> Result<(Position, Vec<Change>), JournalError> {
+        let client = &self.session.client;
+        self.begin().await?;
+        // a row that was written before anything that was open then: everything up to it is seen
+        let row = client
+            .query_opt(
+                "select c.txid::text::bigint,
+                        (select max(n.seq) from crm_relay.change n where n.txid = c.txid)
+                   from crm_relay.change c where c.txid < $1::bigint::text::xid8
+                  order by c.txid desc offset $2 limit 1",
+                &[&(until.snapshot.xmin() as i64), &most],
+            )
+            .await?;
+        let since = match row {
+            Some(row) => Position {
+                snapshot: Snapshot {
+                    xmax: row.get::<_, i64>(0) as u64 + 1,
+                    xip: Vec::new(),
+                },
+                witness: Some(row.get::<_, i64>(1) as u64),
+            },
+            None => {
+                let pruned = "select pruned_txid::text::bigint from crm_relay.setting";
+                let pruned: i64 = client.query_one(pruned, &[]).await?.get(0);
+                let xmax = (pruned as u64 + 1).min(until.snapshot.xmin());
+                Position {
+                    snapshot: Snapshot {
+                        xmax,
+                        xip: Vec::new(),
+                    },
+                    witness: None,
+                }
+            }
+        };
+        let mut batch = self.read_until(&since, until.snapshot.clone()).await?;
+        let mut changes = Vec::new();
+        while let Some(change) = batch.next().await? {
+            changes.push(change);
+        }
+        batch.end().await?;
+        Ok((since, changes))
+    }
+
+    /// Transaction and `seq` of the newest row; of what was pruned, where there is none.
+    async fn newest(&self) -> Result<(u64, Option<u64>), JournalError> {
+        let client = &self.session.client;
+        let newest = client
+            .query_opt(
+                "select c.txid::text::bigint,
+                        (select max(n.seq) from crm_relay.change n where n.txid = c.txid)
+                   from crm_relay.change c order by c.txid desc limit 1",
+                &[],
+            )
+            .await?;
+        if let Some(row) = newest {
+            return Ok((
+                row.get::<_, i64>(0) as u64,
+                Some(row.get::<_, i64>(1) as u64),
+            ));
+        }
+        let pruned = "select pruned_txid::text::bigint from crm_relay.setting";
+        let row = client.query_one(pruned, &[]).await?;
+        Ok((row.get::<_, i64>(0) as u64, None))
+    }
+
+    /// Whether the session is of no use any more.
+    pub fn is_closed(&self) -> bool {
+        self.session.client.is_closed()
     }
 
     /// Begins a transaction (a read that fails gives up the session) and tells its snapshot, in one round trip.
@@ -256,6 +437,24 @@ impl Journal {
         }
         Err(BadCursor::Missing("the snapshot").into())
     }
+}
+
+fn bounds(stretches: &[Range<u64>]) -> (Vec<i64>, Vec<i64>) {
+    let bounds = stretches
+        .iter()
+        .map(|stretch| (stretch.start as i64, stretch.end as i64));
+    bounds.unzip()
+}
+
+/// What the journal says of a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is what it claims to be.
+    Good,
+    /// What came after it was pruned, or some of it.
+    TooOld,
+    /// It belongs to another history than the one that this database has now.
+    OtherHistory,
 }
 
 /// What became visible since a position, in order.

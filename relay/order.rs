@@ -8,6 +8,18 @@
 use crate::change::{Action, Change};
 use crate::diff::{BadImage, Columns, object};
 
+/// Splits changes, of which each transaction's stand together, into transactions.
+pub fn by_transaction(changes: Vec<Change>) -> Vec<Vec<Change>> {
+    let mut transactions: Vec<Vec<Change>> = Vec::new();
+    for change in changes {
+        match transactions.last_mut() {
+            Some(last) if last[0].txid == change.txid => last.push(change),
+            _ => transactions.push(vec![change]),
+        }
+    }
+    transactions
+}
+
 /// Brings the changes of one transaction into an order in which each record's images follow from
 /// each other.
 ///

@@ -93,6 +93,23 @@ impl Outbox {
         true
     }
 
+    /// Puts what a client missed behind what waits, all at once. It was asked for, and whoever put it
+    /// together has bounded it, so it does not make the connection too slow by itself.
+    pub fn push_all(&self, frames: Vec<Bytes>) {
+        let mut queue = self.queue();
+        if queue.closed.is_none() {
+            queue.bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            queue.frames.extend(frames);
+        }
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Most bytes that may wait.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Ends the connection; the first reason counts. What waits still goes out, except when it
     /// waits because the client is too slow.
     pub fn close(&self, close: Close) {

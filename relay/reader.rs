@@ -20,7 +20,7 @@ use crate::order;
 use crate::postgres::{ConnectError, Database};
 use crate::registry::Registry;
 use crate::rooms::Command;
-use crate::snapshot::{Cursor, Position};
+use crate::snapshot::{Cursor, Place, Position};
 
 /// How often the journal is looked at though no bell rang; also how often the registry is read.
 const SAFETY_POLL: Duration = Duration::from_secs(5);
@@ -33,6 +33,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// Bytes of images of one transaction that are held at once; a larger one is handed on in pieces.
 const PIECE: usize = 64 << 20;
+
+/// Changes before its own beginning that the relay reads into memory.
+const REMEMBERED: i64 = 2000;
 
 /// Longest wait between two attempts to reach Postgres.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
@@ -73,7 +76,9 @@ pub struct Reader {
     rooms: mpsc::Sender<Command>,
     told: Told,
     reached: Option<(String, Position)>,
-    cursor: Arc<str>,
+    place: Arc<Place>,
+    /// Where this history began for the relay, until what came before is remembered.
+    began: Option<Arc<Place>>,
     /// Of a batch that was interrupted: what of it was handed on, by transaction its greatest `seq`.
     handed_on: HashMap<u64, u64>,
 }
@@ -86,7 +91,8 @@ impl Reader {
             rooms,
             told,
             reached: None,
-            cursor: Arc::from(""),
+            place: Place::nowhere(),
+            began: None,
             handed_on: HashMap::new(),
         }
     }
@@ -123,8 +129,9 @@ impl Reader {
         self.read_registry(&journal).await?;
         let rings = journal.rings().await?;
         self.read(&journal).await?;
-        tracing::info!(database = %self.database.target(), cursor = %self.cursor, rings, "reading the journal");
+        tracing::info!(database = %self.database.target(), cursor = %self.place.text, rings, "reading the journal");
         self.told.readiness.send_replace(Readiness::Ready);
+        self.remember(&journal).await?;
 
         let mut safety = tokio::time::interval(if rings {
             SAFETY_POLL
@@ -171,18 +178,34 @@ impl Reader {
             }
             tracing::warn!(was = %known, is = %epoch, "history is another than the one that was read: everybody fetches anew");
         }
-        let first = self.reached.is_none();
         let position = journal.present().await?;
         self.handed_on.clear();
-        self.cursor = cursor(&epoch, &position);
+        self.place = Place::of(Cursor {
+            epoch: epoch.clone(),
+            position: position.clone(),
+        });
         self.reached = Some((epoch, position));
-        let cursor = self.cursor.clone();
-        self.send(if first {
-            Command::Reached { cursor }
-        } else {
-            Command::EpochChanged { cursor }
-        })
-        .await
+        self.began = Some(self.place.clone());
+        self.send(Command::EpochChanged(self.place.clone())).await
+    }
+
+    /// Reads what was told before this relay began, for those who come back to it.
+    async fn remember(&mut self, journal: &Journal) -> Result<(), Interrupted> {
+        let Some(until) = self.began.take() else {
+            return Ok(());
+        };
+        let (since, changes) = journal.past(&until.cursor.position, REMEMBERED).await?;
+        let since = Place::of(Cursor {
+            epoch: until.cursor.epoch.clone(),
+            position: since,
+        });
+        let registry = self.told.registry.borrow().clone();
+        let past = order::by_transaction(changes)
+            .into_iter()
+            .map(|changes| events(changes, &registry, &since))
+            .collect();
+        let remember = Command::Remember { since, until, past };
+        self.send(remember).await
     }
 
     async fn read_registry(&mut self, journal: &Journal) -> Result<(), Interrupted> {
@@ -228,12 +251,12 @@ impl Reader {
         let next = batch.end().await?;
         self.handed_on.clear();
         if next != position {
-            self.cursor = cursor(&epoch, &next);
+            self.place = Place::of(Cursor {
+                epoch: epoch.clone(),
+                position: next.clone(),
+            });
             self.reached = Some((epoch, next));
-            self.send(Command::Reached {
-                cursor: self.cursor.clone(),
-            })
-            .await?;
+            self.send(Command::Reached(self.place.clone())).await?;
         }
         Ok(changes)
     }
@@ -260,7 +283,7 @@ impl Reader {
             self.read_registry(&other).await?;
         }
         let registry = self.told.registry.borrow().clone();
-        let events = events(changes, &registry, &self.cursor);
+        let events = events(changes, &registry, &self.place);
         if !events.is_empty() {
             self.send(Command::Publish { events }).await?;
         }
@@ -269,16 +292,8 @@ impl Reader {
     }
 }
 
-fn cursor(epoch: &str, position: &Position) -> Arc<str> {
-    let cursor = Cursor {
-        epoch: epoch.to_owned(),
-        position: position.clone(),
-    };
-    cursor.to_string().into()
-}
-
 /// The events of one transaction's changes, in order.
-pub fn events(changes: Vec<Change>, registry: &Registry, cursor: &Arc<str>) -> Vec<Event> {
+pub fn events(changes: Vec<Change>, registry: &Registry, place: &Arc<Place>) -> Vec<Event> {
     let copy = |change: &Change| (change.module.clone(), change.txid, change.changed_at);
     let told: Vec<_> = changes.iter().map(copy).collect();
     let linked = match order::relink(changes) {
@@ -297,7 +312,7 @@ pub fn events(changes: Vec<Change>, registry: &Registry, cursor: &Arc<str>) -> V
             .map_or(Some(module), |(part, _)| registry.module(part));
         let quiet = changed.map_or(&[][..], |changed| &changed.quiet_columns[..]);
         let told = copy(&change);
-        match event::of(change, module, quiet, cursor) {
+        match event::of(change, module, quiet, place) {
             Ok(event) => events.extend(event),
             Err(error) => events.extend(upheaval(vec![told], &error)),
         }

@@ -121,6 +121,19 @@ impl Registry {
     }
 }
 
+/// Whether a room can hold records of a module: a record's room, or a scope's of all modules or of
+/// this one.
+pub fn holds(room: &str, module: &str) -> bool {
+    let Some((name, id)) = room.split_once(':') else {
+        return false;
+    };
+    if SCOPES.contains(&name) {
+        id.split_once('/').is_none_or(|(_, only)| only == module)
+    } else {
+        name == module
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,11 +11,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::event::{self, Changed, Event, View};
+use crate::event::{self, Changed, Event, Seen, View};
 use crate::frame;
 use crate::outbox::Outbox;
+use crate::recent::{Found, Recent};
+use crate::registry::holds;
+use crate::replay::Replay;
+use crate::snapshot::{Cursor, Place, Snapshot};
 use crate::traffic::Traffic;
 
 /// A connection, as rooms know it; never used twice.
@@ -42,6 +46,8 @@ pub enum Command {
         /// The answer, without its cursor, which is known when the rooms are live.
         answer: serde_json::Map<String, Value>,
     },
+    /// It wants these rooms, and what it missed of them.
+    Resume(Box<Resume>),
     /// It no longer wants these.
     Unsubscribe {
         /// The connection.
@@ -62,23 +68,74 @@ pub enum Command {
         events: Vec<Event>,
     },
     /// All up to here was published.
-    Reached {
-        /// The cursor from now on.
-        cursor: Arc<str>,
+    Reached(Arc<Place>),
+    /// What was published before this relay began, from `since` to `until`, by transaction.
+    Remember {
+        /// Where it begins.
+        since: Arc<Place>,
+        /// Where the relay began.
+        until: Arc<Place>,
+        /// The events.
+        past: Vec<Vec<Event>>,
     },
-    /// History is another than the one that clients know.
-    EpochChanged {
-        /// The cursor from now on.
-        cursor: Arc<str>,
-    },
+    /// Another history begins here than the one that clients know.
+    EpochChanged(Arc<Place>),
+}
+
+/// A subscription that goes on from a cursor.
+#[derive(Debug)]
+pub struct Resume {
+    /// The connection.
+    pub member: Member,
+    /// The rooms, each once.
+    pub rooms: Vec<String>,
+    /// From where.
+    pub since: Cursor,
+    /// What the journal says of it, once somebody had to ask.
+    pub journal: Option<Missed>,
+    /// The answer, without its cursor.
+    pub answer: serde_json::Map<String, Value>,
+    /// Gets the question back when the journal must be asked first.
+    pub unanswered: oneshot::Sender<Unanswered>,
+}
+
+/// What the journal holds for a client that comes back.
+#[derive(Debug)]
+pub enum Missed {
+    /// The cursor is good; memory may hold the rest.
+    Nothing,
+    /// These events, by transaction, and with them everything that this snapshot sees.
+    Events(Vec<Vec<Event>>, Snapshot),
+}
+
+/// Why a subscription cannot go on from its cursor yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Memory holds what was missed, if the cursor is a good one.
+    IsItGood,
+    /// It is older than memory.
+    WhatWasMissed,
 }
 
 /// All rooms and their members.
 pub struct Rooms {
     rooms: HashMap<Arc<str>, HashSet<Member>>,
     members: HashMap<Member, Membership>,
+    recent: Recent,
     cursor: watch::Sender<Arc<str>>,
     traffic: Traffic,
+    bounds: Bounds,
+    /// Of the present transaction, when it is a large one: its number of changes by scope room.
+    flood: (u64, HashMap<String, usize>),
+}
+
+/// What is bounded by settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes of recent events that are kept in memory.
+    pub recent_bytes: usize,
+    /// Changes of one transaction that one scope room gets; with more it is told to fetch anew.
+    pub flood_changes: usize,
 }
 
 struct Membership {
@@ -87,59 +144,17 @@ struct Membership {
     transactions: bool,
 }
 
-/// In which of an event's rooms a connection is.
-#[derive(Clone, Copy, Default)]
-struct Seen {
-    stayed: bool,
-    left: bool,
-    entered: bool,
-}
-
-impl Seen {
-    const STAYED: Seen = Seen {
-        stayed: true,
-        left: false,
-        entered: false,
-    };
-    const LEFT: Seen = Seen {
-        stayed: false,
-        left: true,
-        entered: false,
-    };
-    const ENTERED: Seen = Seen {
-        stayed: false,
-        left: false,
-        entered: true,
-    };
-
-    fn add(&mut self, other: Seen) {
-        self.stayed |= other.stayed;
-        self.left |= other.left;
-        self.entered |= other.entered;
-    }
-
-    fn view(self) -> View {
-        match self {
-            Seen { stayed: true, .. } => View::Stayed,
-            Seen {
-                left: true,
-                entered: true,
-                ..
-            } => View::Crossed,
-            Seen { left: true, .. } => View::Left,
-            Seen { .. } => View::Entered,
-        }
-    }
-}
-
 impl Rooms {
     /// None yet. What `cursor` holds is the position of everything that was published.
-    pub fn new(cursor: watch::Sender<Arc<str>>) -> Rooms {
+    pub fn new(cursor: watch::Sender<Arc<str>>, bounds: Bounds) -> Rooms {
         Rooms {
             rooms: HashMap::new(),
             members: HashMap::new(),
+            recent: Recent::new(bounds.recent_bytes),
             cursor,
             traffic: Traffic::default(),
+            bounds,
+            flood: (0, HashMap::new()),
         }
     }
 
@@ -179,22 +194,12 @@ impl Rooms {
                 rooms,
                 mut answer,
             } => {
-                let Some(membership) = self.members.get_mut(&member) else {
-                    return;
-                };
-                for room in rooms {
-                    let room: Arc<str> = room.into();
-                    self.rooms.entry(room.clone()).or_default().insert(member);
-                    membership.rooms.insert(room);
-                }
-                answer.insert(
-                    "cursor".to_owned(),
-                    Value::from(self.cursor.borrow().as_ref()),
-                );
-                membership
-                    .outbox
-                    .push(frame::text(Value::Object(answer).to_string().as_bytes()));
+                self.enter(member, rooms);
+                let cursor = self.cursor.borrow().clone();
+                answer.insert("cursor".to_owned(), Value::from(&*cursor));
+                self.tell(member, &Value::Object(answer));
             }
+            Command::Resume(resume) => self.resume(*resume),
             Command::Unsubscribe {
                 member,
                 rooms,
@@ -220,16 +225,100 @@ impl Rooms {
                     abandon(&mut self.rooms, room, member);
                 }
             }
-            Command::Publish { events } => self.publish(&events),
-            Command::Reached { cursor } => {
-                self.cursor.send_replace(cursor);
+            Command::Publish { events } => self.publish(events),
+            Command::Reached(place) => {
+                self.cursor.send_replace(place.text.clone());
+                self.recent.reached(place);
             }
-            Command::EpochChanged { cursor } => {
-                self.cursor.send_replace(cursor);
-                let rooms: Vec<Arc<str>> = self.rooms.keys().cloned().collect();
-                self.resync(&rooms, "epoch_changed");
+            Command::Remember { since, until, past } => self.recent.remember(since, &until, past),
+            Command::EpochChanged(place) => {
+                self.cursor.send_replace(place.text.clone());
+                let first = self.recent.now().cursor.epoch.is_empty();
+                self.recent.begin(place);
+                if !first {
+                    let rooms: Vec<Arc<str>> = self.rooms.keys().cloned().collect();
+                    self.resync(&rooms, "epoch_changed");
+                }
             }
         }
+    }
+
+    /// Makes rooms live for a member.
+    fn enter(&mut self, member: Member, rooms: Vec<String>) {
+        let Some(membership) = self.members.get_mut(&member) else {
+            return;
+        };
+        for room in rooms {
+            let room: Arc<str> = room.into();
+            self.rooms.entry(room.clone()).or_default().insert(member);
+            membership.rooms.insert(room);
+        }
+    }
+
+    fn tell(&self, member: Member, frame: &Value) {
+        if let Some(membership) = self.members.get(&member) {
+            let text = frame.to_string();
+            membership.outbox.push(frame::text(text.as_bytes()));
+        }
+    }
+
+    /// Answers, sends what was missed and makes the rooms live, in one step: nothing comes between.
+    fn resume(&mut self, resume: Resume) {
+        let Resume {
+            member,
+            rooms,
+            since,
+            journal,
+            mut answer,
+            unanswered,
+        } = resume;
+        let Some(membership) = self.members.get(&member) else {
+            return;
+        };
+        let checked = journal.is_some();
+        let (older, recent) = match &journal {
+            Some(Missed::Events(events, until)) => {
+                let older = events.iter().map(|events| events.iter().collect());
+                (older.collect(), self.recent.after(until).map(Found::Missed))
+            }
+            _ => (Vec::new(), Some(self.recent.since(&since, checked))),
+        };
+        let another_history = self.recent.now().cursor.epoch != since.epoch;
+        let missed = match recent {
+            _ if another_history => None,
+            Some(Found::Missed(recent)) => Some([older, recent].concat()),
+            Some(Found::Unknown) => {
+                // nobody listens any more where the connection is gone
+                let _ = unanswered.send(Unanswered::IsItGood);
+                return;
+            }
+            Some(Found::Older) | None => {
+                let _ = unanswered.send(Unanswered::WhatWasMissed);
+                return;
+            }
+        };
+        let replay = match missed {
+            Some(missed) => Replay::of(
+                &missed,
+                &rooms,
+                membership.transactions,
+                membership.outbox.limit() / 2,
+            ),
+            None => Replay::none(&rooms, "epoch_changed"),
+        };
+        let cursor = if replay.frames.is_empty() {
+            self.cursor.borrow().clone()
+        } else {
+            since.to_string().into()
+        };
+        if !replay.resync.is_empty() {
+            answer.insert("resync".to_owned(), replay.resync.into());
+        }
+        answer.insert("cursor".to_owned(), Value::from(&*cursor));
+        let mut frames = vec![frame::text(Value::Object(answer).to_string().as_bytes())];
+        frames.extend(replay.frames);
+        membership.outbox.push_all(frames);
+        self.enter(member, rooms);
     }
 
     /// How many rooms have members.
@@ -242,18 +331,19 @@ impl Rooms {
         self.rooms.is_empty()
     }
 
-    fn publish(&mut self, events: &[Event]) {
+    fn publish(&mut self, events: Vec<Event>) {
+        let flooded = self.count_flood(&events);
         let several = events.len() > 1;
         let mut whole: HashMap<Member, Vec<Bytes>> = HashMap::new();
-        for event in events {
+        for event in &events {
             if let Event::Changed(changed) = event {
-                let receivers = self.deliver(changed, several, &mut whole);
+                let receivers = self.deliver(changed, &flooded, several, &mut whole);
                 self.traffic.event(changed, receivers);
             }
         }
-        self.deliver_whole(events, whole);
+        self.deliver_whole(&events, whole);
         // last: who fetches anew sees the end of the transaction
-        for event in events {
+        for event in &events {
             if let Event::Truncated { module, txid, .. } = event {
                 let rooms: Vec<Arc<str>> = self
                     .rooms
@@ -265,6 +355,37 @@ impl Rooms {
                 tracing::info!(target: "crm_relay::event", kind = "truncated", %module, txid, receivers, "event");
             }
         }
+        self.resync(&flooded.into_iter().collect::<Vec<_>>(), "too_many_changes");
+        self.recent.push(events);
+    }
+
+    /// The scope rooms that are to fetch anew instead of getting these events one by one.
+    fn count_flood(&mut self, events: &[Event]) -> HashSet<Arc<str>> {
+        let Some(txid) = events.first().map(Event::txid) else {
+            return HashSet::new();
+        };
+        // a transaction that is no larger can flood nobody, except as the next piece of a larger one
+        if self.flood.0 != txid {
+            self.flood = (txid, HashMap::new());
+        }
+        if self.flood.1.is_empty() && events.len() <= self.bounds.flood_changes {
+            return HashSet::new();
+        }
+        for event in events {
+            let Event::Changed(changed) = event else {
+                continue;
+            };
+            for (room, _) in changed.rooms().skip(1) {
+                if self.rooms.contains_key(room) {
+                    *self.flood.1.entry(room.to_owned()).or_default() += 1;
+                }
+            }
+        }
+        let flooded = self.flood.1.iter();
+        flooded
+            .filter(|(_, changes)| **changes > self.bounds.flood_changes)
+            .filter_map(|(room, _)| Some(self.rooms.get_key_value(room.as_str())?.0.clone()))
+            .collect()
     }
 
     /// Gives one event to all members of its rooms, each once; those who want transactions whole get
@@ -272,18 +393,14 @@ impl Rooms {
     fn deliver(
         &self,
         changed: &Changed,
+        flooded: &HashSet<Arc<str>>,
         several: bool,
         whole: &mut HashMap<Member, Vec<Bytes>>,
     ) -> usize {
-        let stayed = std::iter::once(&changed.record_room)
-            .chain(&changed.stayed_in)
-            .map(|room| (room, Seen::STAYED));
-        let left = changed.left.iter().map(|room| (room, Seen::LEFT));
-        let entered = changed.entered.iter().map(|room| (room, Seen::ENTERED));
-        let present: Vec<(&str, &HashSet<Member>, Seen)> = stayed
-            .chain(left)
-            .chain(entered)
-            .filter_map(|(room, seen)| Some((room.as_str(), self.rooms.get(room.as_str())?, seen)))
+        let present: Vec<(&str, &HashSet<Member>, Seen)> = changed
+            .rooms()
+            .filter(|(room, _)| flooded.is_empty() || !flooded.contains(*room))
+            .filter_map(|(room, seen)| Some((room, self.rooms.get(room)?, seen)))
             .collect();
         let mut give = |members: &mut dyn Iterator<Item = Member>, view: View, rooms: &[&str]| {
             let frame = changed.frame(view, rooms);
@@ -385,16 +502,5 @@ fn abandon(rooms: &mut HashMap<Arc<str>, HashSet<Member>>, room: Arc<str>, membe
         if entry.get().is_empty() {
             entry.remove();
         }
-    }
-}
-
-/// Whether a room can hold records of a module: a record's room or a scope's, of all or of this one.
-fn holds(room: &str, module: &str) -> bool {
-    let Some((name, id)) = room.split_once(':') else {
-        return false;
-    };
-    match name {
-        "user" | "team" | "broker" => id.split_once('/').is_none_or(|(_, only)| only == module),
-        _ => name == module,
     }
 }

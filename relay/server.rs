@@ -29,9 +29,10 @@ use warp::{Filter, Reply};
 
 use crate::config::Config;
 use crate::connection::{Connection, Shared};
+use crate::history::History;
 use crate::reader::{Reader, Readiness, Told};
 use crate::registry::Registry;
-use crate::rooms::Rooms;
+use crate::rooms::{Bounds, Rooms};
 
 /// How long a client may take for the headers of a request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -74,7 +75,11 @@ pub async fn serve(
     let stopping = CancellationToken::new();
     let tasks = TaskTracker::new();
 
-    let rooms = tokio::spawn(Rooms::new(cursor).run(obeyed));
+    let bounds = Bounds {
+        recent_bytes: config.recent_bytes,
+        flood_changes: config.flood_changes,
+    };
+    let rooms = tokio::spawn(Rooms::new(cursor, bounds).run(obeyed));
     let reader = Reader::new(
         config.database.clone(),
         commands.clone(),
@@ -88,6 +93,7 @@ pub async fn serve(
     let shared = Shared {
         rooms: commands,
         cursor: reached,
+        history: Arc::new(History::new(config.database.clone(), watched.clone())),
         registry: watched,
         queue_bytes: config.queue_bytes,
         stopping: stopping.clone(),
@@ -239,7 +245,7 @@ fn routes(
                     };
                     let Ok(place) = upgrades.places.clone().try_acquire_owned() else {
                         tracing::warn!(%peer, "refused: no place left, see RELAY_MAX_CONNECTIONS");
-                        return full();
+                        return not_now("no place left for another connection");
                     };
                     let member = members.fetch_add(1, Ordering::Relaxed);
                     let serving = upgraded(upgrade, shared.clone(), peer, member);
@@ -393,12 +399,9 @@ fn switching(accept: &str) -> Response {
     reply
 }
 
-/// The answer at the limit of connections.
-fn full() -> Response {
-    let mut reply = plain_reply(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "no place left for another connection",
-    );
+/// The answer to a handshake that may be tried again.
+fn not_now(why: &str) -> Response {
+    let mut reply = plain_reply(StatusCode::SERVICE_UNAVAILABLE, why);
     let headers = reply.headers_mut();
     headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
     reply

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -46,6 +47,11 @@ impl Snapshot {
             xmax,
             xip: self.xip.iter().copied().filter(|&xid| xid < xmax).collect(),
         }
+    }
+
+    /// Whether all that this one sees is seen by the other, too.
+    pub fn is_within(&self, other: &Snapshot) -> bool {
+        self.xmax <= other.xmax && other.xip.iter().all(|&xid| !self.sees(xid))
     }
 
     /// The transactions that `new` sees and `self` does not, as few ranges as there can be, ascending.
@@ -179,6 +185,38 @@ impl FromStr for Cursor {
     }
 }
 
+/// A cursor with its text, made once for all who are told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The position and its history.
+    pub cursor: Cursor,
+    /// As clients get it.
+    pub text: Arc<str>,
+}
+
+impl Place {
+    /// Shared from the start: every event of a batch holds it.
+    pub fn of(cursor: Cursor) -> Arc<Place> {
+        let text = cursor.to_string().into();
+        Arc::new(Place { cursor, text })
+    }
+
+    /// Before anything was read.
+    pub fn nowhere() -> Arc<Place> {
+        let position = Position {
+            snapshot: Snapshot {
+                xmax: 0,
+                xip: Vec::new(),
+            },
+            witness: None,
+        };
+        Place::of(Cursor {
+            epoch: String::new(),
+            position,
+        })
+    }
+}
+
 /// Why a text is no cursor.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BadCursor {
@@ -293,6 +331,13 @@ mod tests {
                 prop_assert_eq!(read, usize::from(new.sees(txid) && !old.sees(txid)), "{}", txid);
             }
             prop_assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
+        }
+
+        #[test]
+        fn what_is_within_adds_nothing((old, new) in history()) {
+            prop_assert!(old.is_within(&new));
+            let nothing_new = (0..110).all(|txid| !new.sees(txid) || old.sees(txid));
+            prop_assert_eq!(new.is_within(&old), nothing_new && new.xmax <= old.xmax);
         }
 
         #[test]

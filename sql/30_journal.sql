@@ -59,8 +59,8 @@ $ring$;
 
 create index if not exists change_txid on crm_relay.change (txid);
 comment on index crm_relay.change_txid is 'for the relay, which reads from snapshot to snapshot';
-create index if not exists change_record on crm_relay.change (module, record_id, seq);
-comment on index crm_relay.change_record is 'for the history of one record';
+create index if not exists change_record on crm_relay.change (module, record_id, txid);
+comment on index crm_relay.change_record is 'for the history of one record, also from a snapshot on';
 
 do $compression$
 declare

@@ -184,7 +184,16 @@ async fn a_truncate_tells_its_modules_rooms_to_fetch_anew() {
 
 #[tokio::test]
 async fn a_bulk_statement_reaches_every_record_once() {
-    let (database, relay, _client) = listing().await;
+    let database = Database::create().await;
+    database
+        .execute(&format!(
+            "insert into teams (id, name) values ('{BEA}', 'B')"
+        ))
+        .await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_FLOOD_CHANGES", "10000");
+    })
+    .await;
     database.execute("insert into leads (id, number_of_contacts) select gen_random_uuid(), n from generate_series(1, 10000) n").await;
     let mut team = Client::connect(&relay).await;
     team.subscribe(&[format!("team:{BEA}/leads")]).await;
@@ -204,6 +213,37 @@ async fn a_bulk_statement_reaches_every_record_once() {
         .collect();
     assert!(seqs.is_sorted());
     relay.logged("more events in this second").await;
+}
+
+#[tokio::test]
+async fn a_flood_tells_a_scope_room_to_fetch_anew_and_records_their_change() {
+    let (database, relay, mut record) = listing().await;
+    let mut team = Client::connect(&relay).await;
+    team.subscribe(&[format!("team:{BEA}"), format!("user:{ANN}")])
+        .await;
+    database
+        .execute(&format!(
+            "insert into leads (team_id) select '{BEA}' from generate_series(1, 500)"
+        ))
+        .await;
+    for _ in 0..500 {
+        assert_eq!(team.next_event().await["type"], "LEAD_CREATED");
+    }
+    database
+        .execute(&format!(
+            "begin; insert into leads (team_id) select '{BEA}' from generate_series(1, 500);
+             update listings set team_id = '{BEA}'; commit"
+        ))
+        .await;
+    // by the user's room, which the record was in all along
+    assert_eq!(team.next_event().await["type"], "LISTING_UPDATED");
+    let resync = team.next_event().await;
+    assert_eq!(
+        resync,
+        json!({"type": "resync", "rooms": [{"room": format!("team:{BEA}"), "reason": "too_many_changes"}]})
+    );
+    assert_eq!(record.next_event().await["type"], "LISTING_UPDATED");
+    assert_eq!(team.everything(database.client()).await.len(), 0);
 }
 
 #[tokio::test]

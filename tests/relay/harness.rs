@@ -567,6 +567,13 @@ impl Client {
         self.ask(json!({"type": "subscribe", "rooms": rooms})).await
     }
 
+    /// The answer to a subscribe that goes on from a cursor.
+    pub async fn resume<R: AsRef<str>>(&mut self, rooms: &[R], since: &str) -> Value {
+        let rooms: Vec<&str> = rooms.iter().map(AsRef::as_ref).collect();
+        self.ask(json!({"type": "subscribe", "rooms": rooms, "since": since}))
+            .await
+    }
+
     pub async fn unsubscribe(&mut self, rooms: &[&str]) -> Value {
         self.ask(json!({"type": "unsubscribe", "rooms": rooms}))
             .await

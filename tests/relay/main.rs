@@ -7,3 +7,4 @@ mod faults;
 mod harness;
 mod order;
 mod protocol;
+mod resume;

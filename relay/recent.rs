@@ -1,0 +1,166 @@
+//! Recent events, kept in memory, bounded in bytes, so that a thousand clients that come back at once
+//! do not read the journal a thousand times.
+//!
+//! Pure: no I/O. What is remembered is whole: every event of a transaction that [`Recent::start`] does
+//! not see and the relay has told.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::event::Event;
+use crate::snapshot::{Cursor, Place, Snapshot};
+
+/// The last events that were told, by transaction.
+#[derive(Debug)]
+pub struct Recent {
+    limit: usize,
+    bytes: usize,
+    start: Arc<Place>,
+    now: Arc<Place>,
+    entries: VecDeque<Entry>,
+}
+
+/// One transaction's events, or a piece of a large one's, or what a throttle held back.
+#[derive(Debug)]
+struct Entry {
+    /// How far the relay had come when it was told; never goes back from one entry to the next.
+    since: Arc<Place>,
+    events: Vec<Event>,
+    bytes: usize,
+}
+
+/// Whether a client can be told from memory what it missed.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// All of it: the events that its cursor does not see, by transaction.
+    Missed(Vec<Vec<&'a Event>>),
+    /// Yes, but the cursor is none that this relay gave out: let somebody look whether its witness
+    /// still stands.
+    Unknown,
+    /// No: the cursor is older than what is remembered.
+    Older,
+}
+
+impl Recent {
+    /// At most `limit` bytes, about.
+    pub fn new(limit: usize) -> Recent {
+        Recent {
+            limit,
+            bytes: 0,
+            start: Place::nowhere(),
+            now: Place::nowhere(),
+            entries: VecDeque::new(),
+        }
+    }
+
+    /// How far the relay has come.
+    pub fn now(&self) -> &Arc<Place> {
+        &self.now
+    }
+
+    /// Forgets everything: a history begins here.
+    pub fn begin(&mut self, place: Arc<Place>) {
+        self.bytes = 0;
+        self.entries.clear();
+        self.start = place.clone();
+        self.now = place;
+    }
+
+    /// Everything up to here was told.
+    pub fn reached(&mut self, place: Arc<Place>) {
+        self.now = place;
+    }
+
+    /// Remembers what was told.
+    pub fn push(&mut self, events: Vec<Event>) -> &[Event] {
+        let bytes = size(&events);
+        self.bytes += bytes;
+        self.entries.push_back(Entry {
+            since: self.now.clone(),
+            events,
+            bytes,
+        });
+        // The last entry stays until the next one comes: it is being told. A batch goes as a whole,
+        // because the place where it begins says that nothing of it is missing.
+        while self.bytes > self.limit && self.entries.len() > 1 {
+            let since = self.entries[0].since.clone();
+            if self.entries.back().is_some_and(|last| last.since == since) {
+                break;
+            }
+            while self
+                .entries
+                .front()
+                .is_some_and(|entry| entry.since == since)
+            {
+                self.bytes -= self.entries.pop_front().map_or(0, |entry| entry.bytes);
+            }
+            self.start = self.entries[0].since.clone();
+        }
+        self.entries.back().map_or(&[], |entry| &entry.events)
+    }
+
+    /// Remembers what was told before this relay began, from `since` to where its memory begins.
+    pub fn remember(&mut self, since: Arc<Place>, until: &Arc<Place>, past: Vec<Vec<Event>>) {
+        if self.start != *until {
+            return;
+        }
+        for events in past.into_iter().rev() {
+            let bytes = size(&events);
+            self.bytes += bytes;
+            self.entries.push_front(Entry {
+                since: since.clone(),
+                events,
+                bytes,
+            });
+        }
+        self.start = since;
+    }
+
+    /// What a client with this cursor missed. `checked` says that its witness was seen to stand.
+    pub fn since(&self, cursor: &Cursor, checked: bool) -> Found<'_> {
+        let snapshot = &cursor.position.snapshot;
+        let mut known = checked || self.now.cursor == *cursor || self.start.cursor == *cursor;
+        let mut covered = false;
+        // back batch by batch, to the one that begins where the cursor has seen everything
+        let mut first = self.entries.len();
+        while !covered && first > 0 {
+            let since = &self.entries[first - 1].since;
+            while first > 0 && self.entries[first - 1].since == *since {
+                first -= 1;
+            }
+            known |= since.cursor == *cursor;
+            covered = since.cursor.position.snapshot.is_within(snapshot);
+        }
+        covered |= self.start.cursor.position.snapshot.is_within(snapshot);
+        if !covered {
+            return Found::Older;
+        }
+        if !known {
+            return Found::Unknown;
+        }
+        Found::Missed(self.unseen(first, snapshot))
+    }
+
+    /// What is remembered and not seen by a snapshot that was read from the journal meanwhile.
+    pub fn after(&self, snapshot: &Snapshot) -> Option<Vec<Vec<&Event>>> {
+        let start = &self.start.cursor.position.snapshot;
+        start.is_within(snapshot).then(|| self.unseen(0, snapshot))
+    }
+
+    fn unseen(&self, first: usize, snapshot: &Snapshot) -> Vec<Vec<&Event>> {
+        let entries = self.entries.range(first..);
+        let unseen = entries.filter(|entry| match entry.events.first() {
+            Some(event) => !snapshot.sees(event.txid()),
+            None => false,
+        });
+        unseen.map(|entry| entry.events.iter().collect()).collect()
+    }
+}
+
+fn size(events: &[Event]) -> usize {
+    let each = events.iter().map(|event| match event {
+        Event::Changed(changed) => changed.size(),
+        Event::Truncated { .. } => 200,
+    });
+    each.sum::<usize>() + 100
+}

@@ -1,0 +1,123 @@
+//! What a client that comes back gets of what it missed: frames for its rooms, or `resync`.
+//!
+//! Pure: no I/O.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::event::{self, Event, Seen};
+use crate::registry::holds;
+
+/// Most events that one room gets; with more it is told to fetch anew.
+pub const MOST_OF_A_ROOM: usize = 1000;
+
+/// The answer to what was missed.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// In order.
+    pub frames: Vec<Bytes>,
+    /// The rooms that cannot be told everything, with the reason, as the protocol lists them.
+    pub resync: Vec<Value>,
+}
+
+impl Replay {
+    /// Nothing for these rooms, and why.
+    pub fn none(rooms: &[String], reason: &str) -> Replay {
+        let resync = rooms
+            .iter()
+            .map(|room| json!({"room": room, "reason": reason}));
+        Replay {
+            frames: Vec::new(),
+            resync: resync.collect(),
+        }
+    }
+
+    /// Of the events that were missed, by transaction, those of these rooms, at most `most_bytes`.
+    pub fn of(
+        missed: &[Vec<&Event>],
+        rooms: &[String],
+        transactions: bool,
+        most_bytes: usize,
+    ) -> Replay {
+        let mut wanted: HashSet<&str> = rooms.iter().map(String::as_str).collect();
+        let mut replay = Replay::default();
+        for (room, reason) in too_much(missed, &wanted) {
+            wanted.remove(room);
+            replay.resync.push(json!({"room": room, "reason": reason}));
+        }
+        let mut bytes = 0;
+        for events in missed {
+            let mut frames = Vec::new();
+            for event in events {
+                let Event::Changed(changed) = event else {
+                    continue;
+                };
+                let mut seen: Option<Seen> = None;
+                let mut scopes = Vec::new();
+                for (room, by_room) in changed.rooms().filter(|(room, _)| wanted.contains(room)) {
+                    seen.get_or_insert_default().add(by_room);
+                    if room != changed.record_room {
+                        scopes.push(room);
+                    }
+                }
+                if let Some(seen) = seen {
+                    frames.push(changed.frame(seen.view(), &scopes));
+                }
+            }
+            bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            if bytes > most_bytes {
+                replay.frames.clear();
+                let rest = rooms.iter().filter(|room| wanted.contains(room.as_str()));
+                let told = rest.map(|room| json!({"room": room, "reason": "too_many_changes"}));
+                replay.resync.extend(told);
+                break;
+            }
+            let cursor = events.iter().find_map(|event| match event {
+                Event::Changed(changed) => Some((changed.txid, changed.cursor())),
+                Event::Truncated { .. } => None,
+            });
+            match cursor {
+                Some((txid, cursor)) if transactions && frames.len() > 1 => {
+                    replay
+                        .frames
+                        .push(event::transaction_frame(txid, cursor, &frames));
+                }
+                _ => replay.frames.extend(frames),
+            }
+        }
+        replay
+    }
+}
+
+/// The rooms of which more was missed than can be told one by one.
+fn too_much<'a>(
+    missed: &[Vec<&'a Event>],
+    wanted: &HashSet<&'a str>,
+) -> Vec<(&'a str, &'static str)> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let mut upheaved: Vec<&str> = Vec::new();
+    for event in missed.iter().flatten() {
+        match event {
+            Event::Changed(changed) => {
+                for (room, _) in changed.rooms() {
+                    if let Some(&room) = wanted.get(room) {
+                        *counts.entry(room).or_default() += 1;
+                    }
+                }
+            }
+            Event::Truncated { module, .. } => upheaved.push(module),
+        }
+    }
+    let judged = wanted.iter().filter_map(|&room| {
+        if upheaved.iter().any(|module| holds(room, module)) {
+            return Some((room, "truncated"));
+        }
+        let many = counts
+            .get(room)
+            .is_some_and(|&count| count > MOST_OF_A_ROOM);
+        many.then_some((room, "too_many_changes"))
+    });
+    judged.collect()
+}

@@ -1,0 +1,388 @@
+//! What a client that comes back is told of the time in between.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Database, Relay};
+
+const ONE: &str = "00000000-0000-4000-8000-000000000001";
+const TEAM: &str = "00000000-0000-4000-8000-00000000000a";
+const OTHER: &str = "00000000-0000-4000-8000-00000000000b";
+
+/// A database with a lead, and the room that it is in.
+async fn lead() -> (Database, String) {
+    let database = Database::create().await;
+    database
+        .execute(&format!(
+            "insert into teams (id, name) values ('{TEAM}', 'A'), ('{OTHER}', 'B');
+             insert into leads (id, team_id) values ('{ONE}', '{TEAM}')"
+        ))
+        .await;
+    (database, format!("leads:{ONE}"))
+}
+
+async fn count(database: &Database, steps: std::ops::RangeInclusive<u32>) {
+    for step in steps {
+        database
+            .execute(&format!(
+                "update leads set number_of_contacts = {step} where id = '{ONE}'"
+            ))
+            .await;
+    }
+}
+
+/// The counts that events tell, in their order, without those that the client has.
+fn counts_after(events: &[Value], mut last: u64) -> Vec<u64> {
+    let mut counts = Vec::new();
+    for event in events {
+        let seq = event["seq"].as_str().map_or(0, |seq| seq.parse().unwrap());
+        if seq > last {
+            last = seq;
+            counts.extend(event["data"]["number_of_contacts"].as_u64());
+        }
+    }
+    counts
+}
+
+fn counts(events: &[Value]) -> Vec<u64> {
+    counts_after(events, 0)
+}
+
+/// Lives a little: a cursor of a client that saw some changes, while others come after it.
+async fn absent(database: &Database, relay: &Relay, room: &str) -> String {
+    let mut client = Client::connect(relay).await;
+    client.subscribe(&[room]).await;
+    count(database, 1..=3).await;
+    let seen = client.everything(database.client()).await;
+    assert_eq!(counts(&seen), [1, 2, 3]);
+    // its own frames may be of the batch before: wait for the end of it
+    let mut cursor = client.ping().await["cursor"].clone();
+    while cursor == seen[0]["cursor"] {
+        cursor = client.ping().await["cursor"].clone();
+    }
+    drop(client);
+    count(database, 4..=6).await;
+    cursor.as_str().unwrap().to_owned()
+}
+
+/// Comes back with a cursor and sees to the end.
+async fn come_back(database: &Database, relay: &Relay, room: &str, since: &str) -> Vec<u64> {
+    let mut client = Client::connect(relay).await;
+    let answer = client.resume(&[room], since).await;
+    assert_eq!(answer["rooms"], json!([room]), "{answer}");
+    assert!(answer.get("resync").is_none(), "{answer}\n{}", relay.logs());
+    count(database, 7..=8).await;
+    counts(&client.everything(database.client()).await)
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_gets_what_it_missed_and_then_what_happens() {
+    let (database, room) = lead().await;
+    let relay = Relay::start(&database.url()).await;
+    let cursor = absent(&database, &relay, &room).await;
+    assert_eq!(
+        come_back(&database, &relay, &room, &cursor).await,
+        [4, 5, 6, 7, 8]
+    );
+}
+
+#[tokio::test]
+async fn any_relay_takes_any_cursor_also_after_a_restart() {
+    let (database, room) = lead().await;
+    let first = Relay::start(&database.url()).await;
+    let other = Relay::start(&database.url()).await;
+    let cursor = absent(&database, &first, &room).await;
+    drop(first);
+    assert_eq!(
+        come_back(&database, &other, &room, &cursor).await,
+        [4, 5, 6, 7, 8]
+    );
+    drop(other);
+    let again = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&again).await;
+    client.resume(&[&room], &cursor).await;
+    let seen = counts(&client.everything(database.client()).await);
+    assert_eq!(seen, [4, 5, 6, 7, 8]);
+}
+
+#[tokio::test]
+async fn what_memory_does_not_hold_is_read_from_the_journal() {
+    let (database, room) = lead().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_RECENT_BYTES", "1");
+    })
+    .await;
+    let cursor = absent(&database, &relay, &room).await;
+    let opened = "select count(*) from pg_stat_activity where application_name = 'crm-relay history' and datname = current_database()";
+    assert_eq!(database.value(opened).await, "0");
+    assert_eq!(
+        come_back(&database, &relay, &room, &cursor).await,
+        [4, 5, 6, 7, 8]
+    );
+    assert_eq!(database.value(opened).await, "1");
+}
+
+#[tokio::test]
+async fn who_comes_back_to_memory_does_not_ask_the_journal() {
+    let (database, room) = lead().await;
+    let relay = Relay::start(&database.url()).await;
+    let cursor = absent(&database, &relay, &room).await;
+    assert_eq!(
+        come_back(&database, &relay, &room, &cursor).await,
+        [4, 5, 6, 7, 8]
+    );
+    let opened = "select count(*) from pg_stat_activity where application_name = 'crm-relay history' and datname = current_database()";
+    assert_eq!(database.value(opened).await, "0");
+}
+
+#[tokio::test]
+async fn after_very_many_changes_records_are_told_theirs_and_scopes_fetch_anew() {
+    let (database, room) = lead().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_RECENT_BYTES", "1");
+    })
+    .await;
+    let cursor = absent(&database, &relay, &room).await;
+    database
+        .execute(&format!(
+            "insert into listings (team_id) select '{TEAM}' from generate_series(1, 10001)"
+        ))
+        .await;
+    let team = format!("team:{TEAM}");
+    let mut scoped = Client::connect(&relay).await;
+    let answer = scoped.resume(&[&room, &team], &cursor).await;
+    let reason = "too_many_changes";
+    assert_eq!(
+        answer["resync"],
+        json!([{"room": room, "reason": reason}, {"room": team, "reason": reason}])
+    );
+    assert_eq!(
+        come_back(&database, &relay, &room, &cursor).await,
+        [4, 5, 6, 7, 8]
+    );
+    // a truncate is no change of a record, and yet it must be told
+    database.execute("truncate leads").await;
+    let mut client = Client::connect(&relay).await;
+    let answer = client.resume(&[&room], &cursor).await;
+    assert_eq!(
+        answer["resync"],
+        json!([{"room": room, "reason": "truncated"}])
+    );
+}
+
+#[tokio::test]
+async fn a_transaction_that_was_open_at_the_cursor_is_not_missed() {
+    for recent in ["33554432", "1"] {
+        let (database, room) = lead().await;
+        let relay = Relay::with(&database.url(), |command| {
+            command.env("RELAY_RECENT_BYTES", recent);
+        })
+        .await;
+        let open = database.connect().await;
+        open.batch_execute("begin; select pg_current_xact_id()")
+            .await
+            .unwrap();
+        let cursor = absent(&database, &relay, &room).await;
+        open.batch_execute(&format!(
+            "update leads set number_of_contacts = 100 where id = '{ONE}'; commit"
+        ))
+        .await
+        .unwrap();
+        assert_eq!(
+            come_back(&database, &relay, &room, &cursor).await,
+            [4, 5, 6, 100, 7, 8]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_replay_tells_moves_and_transactions_as_they_would_have_been_told() {
+    for recent in ["33554432", "1"] {
+        let (database, _) = lead().await;
+        let relay = Relay::with(&database.url(), |command| {
+            command.env("RELAY_RECENT_BYTES", recent);
+        })
+        .await;
+        let mut client = Client::connect(&relay).await;
+        let team = format!("team:{TEAM}/leads");
+        let cursor = client.subscribe(&[&team]).await["cursor"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        drop(client);
+        database
+            .execute(&format!(
+                "begin; update leads set status = 'contacted'; commit;
+                 begin; update leads set status = 'qualified'; update leads set status = 'lost'; commit;
+                 begin; update leads set team_id = '{OTHER}'; commit"
+            ))
+            .await;
+        let mut whole = Client::with_transactions(&relay).await;
+        whole.resume(&[&team], &cursor).await;
+        let seen = whole.everything(database.client()).await;
+        let kinds: Vec<&Value> = seen.iter().map(|frame| &frame["type"]).collect();
+        assert_eq!(
+            kinds,
+            ["LEAD_UPDATED", "TRANSACTION", "LEAD_DELETED"],
+            "{seen:?}"
+        );
+        assert_eq!(seen[0]["rooms"], json!([team]));
+        assert_eq!(seen[1]["events"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            (&seen[2]["reason"], &seen[2]["data"]),
+            (&json!("moved"), &json!({"id": ONE}))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_that_claims_what_is_not_so_is_told_at_once() {
+    let (database, room) = lead().await;
+    let relay = Relay::start(&database.url()).await;
+    let cursor = absent(&database, &relay, &room).await;
+    let (epoch, rest) = cursor.split_once('.').unwrap();
+    let (snapshot, witness) = rest.rsplit_once('.').unwrap();
+    let witness: u64 = witness.parse().unwrap();
+    let mut client = Client::connect(&relay).await;
+    for (since, reason) in [
+        // another database, or this one before it was restored
+        (format!("00000000.{rest}"), "epoch_changed"),
+        // a transaction that this server has not reached
+        (
+            format!("{epoch}.900000000:900000000:.{witness}"),
+            "epoch_changed",
+        ),
+        // a row that was there and is no more
+        (
+            format!("{epoch}.{snapshot}.{}", witness + 1000),
+            "epoch_changed",
+        ),
+    ] {
+        let answer = client.resume(&[&room], &since).await;
+        assert_eq!(
+            answer["resync"],
+            json!([{"room": room, "reason": reason}]),
+            "{since}"
+        );
+        assert_eq!(answer["rooms"], json!([room]), "live all the same");
+    }
+    for since in [
+        "",
+        "x",
+        &format!("{cursor}x"),
+        &format!("{epoch}.5:4:."),
+        &"1,".repeat(3000),
+    ] {
+        let error = client.resume(&[&room], since).await;
+        assert_eq!(error["code"], "bad_cursor", "{since}");
+    }
+    database
+        .execute("update crm_relay.setting set pruned_txid = (select max(txid::text::bigint)::text::xid8 from crm_relay.change)")
+        .await;
+    let early = format!("{epoch}.5:5:.");
+    let answer = client.resume(&[&room], &early).await;
+    assert_eq!(
+        answer["resync"],
+        json!([{"room": room, "reason": "cursor_too_old"}])
+    );
+    // from before everything, while everything is still there: all of it
+    database
+        .execute("update crm_relay.setting set pruned_txid = '0'")
+        .await;
+    let mut other = Client::connect(&relay).await;
+    other.resume(&[&room], &early).await;
+    let seen = other.everything(database.client()).await;
+    assert_eq!(seen[0]["type"], "LEAD_CREATED");
+    assert_eq!(counts(&seen[1..]), [1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn what_is_asked_while_a_resume_is_looked_up_is_answered_after_it() {
+    let (database, room) = lead().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_RECENT_BYTES", "1");
+    })
+    .await;
+    let cursor = absent(&database, &relay, &room).await;
+    let mut client = Client::connect(&relay).await;
+    client
+        .send(json!({"type": "subscribe", "id": 1, "rooms": [room], "since": cursor}))
+        .await;
+    client.send(json!({"type": "ping", "id": 2})).await;
+    client
+        .send(json!({"type": "unsubscribe", "id": 3, "rooms": [room]}))
+        .await;
+    let mut frames = Vec::new();
+    for _ in 0..6 {
+        frames.push(client.next_event().await);
+    }
+    let kinds: Vec<&Value> = frames.iter().map(|frame| &frame["type"]).collect();
+    assert_eq!(
+        kinds,
+        [
+            "subscribed",
+            "LEAD_UPDATED",
+            "LEAD_UPDATED",
+            "LEAD_UPDATED",
+            "pong",
+            "unsubscribed"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_comes_and_goes_in_a_storm_sees_everything_once() {
+    let (database, room) = lead().await;
+    let relays = [
+        Relay::start(&database.url()).await,
+        Relay::start(&database.url()).await,
+    ];
+    let session = database.connect().await;
+    let storm = tokio::spawn(async move {
+        for step in 1..=1500 {
+            session
+                .batch_execute(&format!(
+                    "update leads set number_of_contacts = {step} where id = '{ONE}'"
+                ))
+                .await
+                .unwrap();
+        }
+    });
+    let mut client = Client::connect(&relays[0]).await;
+    let mut cursor = client.subscribe(&[&room]).await["cursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mut seen: Vec<u64> = Vec::new();
+    let mut last_seq = 0;
+    let mut returns = 0;
+    while seen.last() != Some(&1500) {
+        for _ in 0..100 {
+            if seen.last() == Some(&1500) {
+                break;
+            }
+            let frame = client.next_event().await;
+            if let Some(told) = frame["cursor"].as_str() {
+                cursor = told.to_owned();
+            }
+            let Some(seq) = frame["seq"].as_str() else {
+                continue;
+            };
+            let seq: u64 = seq.parse().unwrap();
+            if seq > last_seq {
+                last_seq = seq;
+                seen.push(frame["data"]["number_of_contacts"].as_u64().unwrap());
+            }
+        }
+        if seen.last() != Some(&1500) {
+            returns += 1;
+            client = Client::connect(&relays[returns % 2]).await;
+            let answer = client.resume(&[&room], &cursor).await;
+            assert!(answer.get("resync").is_none(), "{answer}");
+        }
+    }
+    storm.await.unwrap();
+    // those before the first subscription were nobody's
+    let first = seen[0];
+    assert_eq!(seen, (first..=1500).collect::<Vec<_>>());
+    assert!(returns > 3, "{returns}");
+}

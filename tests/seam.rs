@@ -1,0 +1,313 @@
+//! The seam between what a client missed and what happens: any interleaving of commits, batches,
+//! losses and returns against a simple model, on two relays whose batches differ.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use crm_relay::change::{Action, Change};
+use crm_relay::event::Event;
+use crm_relay::frame;
+use crm_relay::outbox::Outbox;
+use crm_relay::reader::events;
+use crm_relay::registry::{KeyForm, Module, Registry};
+use crm_relay::rooms::{Bounds, Command, Missed, Resume, Rooms, Unanswered};
+use crm_relay::snapshot::{Cursor, Place, Position, Snapshot};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::Value;
+use tokio::sync::{oneshot, watch};
+
+const RECORDS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A transaction takes its id.
+    Begin,
+    /// One that is open writes a record and commits.
+    Commit { which: usize, record: usize },
+    /// One that is open is rolled back.
+    Rollback { which: usize },
+    /// A relay reads what became visible.
+    Read { relay: usize },
+    /// The client takes some of what waits for it.
+    Take { frames: usize },
+    /// The client loses its connection, with what waits, and comes back.
+    Return { relay: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Begin),
+        4 => (0..8usize, 0..RECORDS).prop_map(|(which, record)| Step::Commit { which, record }),
+        1 => (0..8usize).prop_map(|which| Step::Rollback { which }),
+        4 => (0..2usize).prop_map(|relay| Step::Read { relay }),
+        3 => (0..6usize).prop_map(|frames| Step::Take { frames }),
+        2 => (0..2usize).prop_map(|relay| Step::Return { relay }),
+    ]
+}
+
+/// Postgres, as far as it matters here.
+#[derive(Default)]
+struct Database {
+    next: u64,
+    open: Vec<u64>,
+    seq: u64,
+    values: [u64; RECORDS],
+    journal: Vec<Change>,
+}
+
+impl Database {
+    fn snapshot(&self) -> Snapshot {
+        let mut xip = self.open.clone();
+        xip.sort();
+        Snapshot {
+            xmax: self.next,
+            xip,
+        }
+    }
+
+    fn commit(&mut self, txid: u64, record: usize) {
+        self.seq += 1;
+        let value = &mut self.values[record];
+        let image = |value: u64| Some(format!(r#"{{"value":{value}}}"#));
+        let (old_image, new_image) = (image(*value), image(*value + 1));
+        *value += 1;
+        self.journal.push(Change {
+            seq: self.seq,
+            txid,
+            module: "leads".into(),
+            action: Action::Updated,
+            record_id: record.to_string(),
+            part: None,
+            actor: None,
+            changed_at: SystemTime::UNIX_EPOCH,
+            depth: 1,
+            old_image,
+            new_image,
+            rooms_before: vec!["team:1".to_owned()],
+            rooms_after: vec!["team:1".to_owned()],
+        });
+    }
+
+    /// What the reader's query would return: transactions here have one change, so `seq` is the order.
+    fn between(&self, old: &Snapshot, new: &Snapshot) -> Vec<Change> {
+        let unseen = |change: &&Change| new.sees(change.txid) && !old.sees(change.txid);
+        self.journal.iter().filter(unseen).cloned().collect()
+    }
+}
+
+struct Relay {
+    rooms: Rooms,
+    place: Arc<Place>,
+    /// The connection of the client, while it has one here.
+    outbox: Option<Arc<Outbox>>,
+}
+
+fn registry() -> Registry {
+    Registry::of([Module {
+        name: "leads".into(),
+        event: "LEAD".to_owned(),
+        key_columns: vec!["id".to_owned()],
+        key: KeyForm::Text,
+        quiet_columns: Vec::new(),
+        is_part: false,
+    }])
+}
+
+fn place(position: Position) -> Arc<Place> {
+    Place::of(Cursor {
+        epoch: "3f2a91c0".to_owned(),
+        position,
+    })
+}
+
+impl Relay {
+    fn start(database: &Database, recent_bytes: usize) -> Relay {
+        let bounds = Bounds {
+            recent_bytes,
+            flood_changes: 500,
+        };
+        let mut rooms = Rooms::new(watch::channel(Arc::from("")).0, bounds);
+        let place = place(Position {
+            snapshot: database.snapshot().clipped(0),
+            witness: None,
+        });
+        rooms.obey(Command::EpochChanged(place.clone()));
+        Relay {
+            rooms,
+            place,
+            outbox: None,
+        }
+    }
+
+    fn read(&mut self, database: &Database) {
+        let old = &self.place.cursor.position;
+        let new = database.snapshot();
+        let changes = database.between(&old.snapshot, &new);
+        let newest = changes.iter().max_by_key(|change| change.txid);
+        let highest = newest.map_or(old.highest(), |change| change.txid.max(old.highest()));
+        let witness = newest
+            .filter(|change| change.txid > old.highest())
+            .map(|change| change.seq);
+        let next = Position {
+            snapshot: new.clipped(highest),
+            witness: witness.or(old.witness),
+        };
+        for change in changes {
+            let events = events(vec![change], &registry(), &self.place);
+            self.rooms.obey(Command::Publish { events });
+        }
+        self.place = place(next);
+        self.rooms.obey(Command::Reached(self.place.clone()));
+    }
+}
+
+#[derive(Default)]
+struct Client {
+    relay: usize,
+    member: u64,
+    waits: VecDeque<Bytes>,
+    cursor: Option<Cursor>,
+    last_seq: HashMap<String, u64>,
+    values: HashMap<String, Vec<u64>>,
+}
+
+impl Client {
+    fn connect(&mut self, relays: &mut [Relay; 2], relay: usize, database: &Database) {
+        relays[self.relay].rooms.obey(Command::Leave {
+            member: self.member,
+        });
+        relays[self.relay].outbox = None;
+        self.waits.clear();
+        self.relay = relay;
+        self.member += 1;
+        let Relay { rooms, outbox, .. } = &mut relays[relay];
+        let own = Arc::new(Outbox::new(1 << 20));
+        *outbox = Some(own.clone());
+        rooms.obey(Command::Enter {
+            member: self.member,
+            outbox: own,
+            transactions: false,
+        });
+        let wanted = vec![
+            "leads:0".to_owned(),
+            "leads:1".to_owned(),
+            "team:1".to_owned(),
+        ];
+        let mut answer = serde_json::Map::new();
+        answer.insert("type".to_owned(), "subscribed".into());
+        let Some(since) = self.cursor.clone() else {
+            return rooms.obey(Command::Subscribe {
+                member: self.member,
+                rooms: wanted,
+                answer,
+            });
+        };
+        let mut journal = None;
+        for _ in 0..4 {
+            let (unanswered, mut asked) = oneshot::channel();
+            rooms.obey(Command::Resume(Box::new(Resume {
+                member: self.member,
+                rooms: wanted.clone(),
+                since: since.clone(),
+                journal: journal.take(),
+                answer: answer.clone(),
+                unanswered,
+            })));
+            journal = match asked.try_recv() {
+                Err(_) => return,
+                Ok(Unanswered::IsItGood) => Some(Missed::Nothing),
+                Ok(Unanswered::WhatWasMissed) => {
+                    let until = database.snapshot();
+                    let changes = database.between(&since.position.snapshot, &until);
+                    let from = Place::of(since.clone());
+                    let highest = database.journal.iter().map(|change| change.txid).max();
+                    let events: Vec<Vec<Event>> = changes
+                        .into_iter()
+                        .map(|change| events(vec![change], &registry(), &from))
+                        .collect();
+                    Some(Missed::Events(events, until.clipped(highest.unwrap_or(0))))
+                }
+            };
+        }
+        panic!("never answered");
+    }
+
+    fn take(&mut self, relays: &[Relay; 2], frames: usize) {
+        if let Some(outbox) = &relays[self.relay].outbox {
+            let mut taken = VecDeque::new();
+            outbox.take(&mut taken);
+            self.waits.extend(taken);
+        }
+        for bytes in self.waits.drain(..frames.min(self.waits.len())) {
+            let told: Value = serde_json::from_slice(&frame::payload(&bytes)).unwrap();
+            assert!(told.get("resync").is_none(), "{told}");
+            if let Some(cursor) = told["cursor"].as_str() {
+                self.cursor = Some(cursor.parse().unwrap());
+            }
+            let Some(seq) = told["seq"].as_str() else {
+                continue;
+            };
+            let record = told["recordId"].as_str().unwrap().to_owned();
+            let last = self.last_seq.entry(record.clone()).or_default();
+            if seq.parse::<u64>().unwrap() > *last {
+                *last = seq.parse().unwrap();
+                let value = told["data"]["value"].as_u64().unwrap();
+                let seen = self.values.entry(record).or_default();
+                if let Some(before) = seen.last() {
+                    assert_eq!(value, before + 1, "a gap, or out of order: {told}");
+                }
+                seen.push(value);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn whoever_comes_back_sees_every_history_whole(
+        steps in vec(step(), 1..120),
+        recent_bytes in prop_oneof![Just(1usize), Just(6_000), Just(1 << 20)],
+    ) {
+        let mut database = Database { next: 10, ..Database::default() };
+        let mut relays = [Relay::start(&database, recent_bytes), Relay::start(&database, recent_bytes)];
+        let mut client = Client::default();
+        client.connect(&mut relays, 0, &database);
+        client.take(&relays, 1);
+        for step in steps {
+            match step {
+                Step::Begin => {
+                    database.open.push(database.next);
+                    database.next += 1;
+                }
+                Step::Commit { which, record } => {
+                    if !database.open.is_empty() {
+                        let txid = database.open.remove(which % database.open.len());
+                        database.commit(txid, record);
+                    }
+                }
+                Step::Rollback { which } => {
+                    if !database.open.is_empty() {
+                        database.open.remove(which % database.open.len());
+                    }
+                }
+                Step::Read { relay } => relays[relay].read(&database),
+                Step::Take { frames } => client.take(&relays, frames),
+                Step::Return { relay } => client.connect(&mut relays, relay, &database),
+            }
+        }
+        for relay in &mut relays {
+            relay.read(&database);
+        }
+        client.take(&relays, usize::MAX);
+        let records: HashSet<usize> = (0..RECORDS).filter(|&record| database.values[record] > 0).collect();
+        for record in records {
+            let seen = client.values.get(&record.to_string()).cloned().unwrap_or_default();
+            prop_assert_eq!(seen, (1..=database.values[record]).collect::<Vec<_>>(), "record {}", record);
+        }
+    }
+}
