@@ -23,9 +23,9 @@ use crate::frame::{self, Decoder, Message, Violation};
 use crate::history::{History, Told};
 use crate::outbox::{Close, Outbox};
 use crate::protocol::{self, Refusal, Request};
-use crate::registry::Registry;
+use crate::registry::{Registry, is_scope};
 use crate::replay::Replay;
-use crate::rooms::{Command, Member, Resume};
+use crate::rooms::{Command, FromSnapshot, Member, Resume};
 use crate::snapshot::Cursor;
 
 /// How long a client may take to say hello.
@@ -345,12 +345,12 @@ impl Connection {
         since: Option<String>,
         snapshot: bool,
     ) -> Result<(), Refusal> {
-        if snapshot {
+        if snapshot && let Some(room) = rooms.iter().find(|room| is_scope(room)) {
             return Err(Refusal {
                 id,
-                ..bad_frame(
-                    "this relay does not serve snapshots yet: fetch the record after \"subscribed\"",
-                )
+                ..bad_frame(&format!(
+                    "subscribe: \"snapshot\" is for rooms of records, not for {room}"
+                ))
             });
         }
         let since = match since.as_deref().map(str::parse::<Cursor>).transpose() {
@@ -393,6 +393,10 @@ impl Connection {
             Some(since) if !granted.is_empty() => {
                 let resume = resume(self.shared.clone(), member, granted, since, answer);
                 self.resuming = Some(Box::pin(resume));
+            }
+            _ if snapshot && !granted.is_empty() => {
+                let begin = from_snapshot(self.shared.clone(), member, granted, answer);
+                self.resuming = Some(Box::pin(begin));
             }
             _ => {
                 let rooms = granted;
@@ -545,12 +549,54 @@ async fn resume(
     }
     let resync = Replay::none(&rooms, reason).resync;
     answer.insert("resync".to_owned(), resync.into());
-    // the rooms' task outlives every connection
+    subscribe(&shared, member, rooms, answer).await;
+}
+
+/// Subscribes with the records as they are; where they cannot be read, without them.
+async fn from_snapshot(
+    shared: Shared,
+    member: Member,
+    rooms: Vec<String>,
+    mut answer: Map<String, Value>,
+) {
+    for _ in 0..MOST_LOOKS {
+        let (records, at) = match shared.history.records_now(&rooms).await {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(%error, "could not read records for a client: it fetches them itself");
+                break;
+            }
+        };
+        let (unanswered, again) = oneshot::channel();
+        let from = Box::new(FromSnapshot {
+            member,
+            rooms: rooms.clone(),
+            records,
+            at,
+            answer: answer.clone(),
+            unanswered,
+        });
+        if shared.rooms.send(Command::Snapshot(from)).await.is_err() || again.await.is_err() {
+            return; // answered
+        }
+    }
+    let resync = Replay::none(&rooms, "too_many_changes").resync;
+    answer.insert("resync".to_owned(), resync.into());
+    subscribe(&shared, member, rooms, answer).await;
+}
+
+async fn subscribe(
+    shared: &Shared,
+    member: Member,
+    rooms: Vec<String>,
+    answer: Map<String, Value>,
+) {
     let subscribe = Command::Subscribe {
         member,
         rooms,
         answer,
     };
+    // the rooms' task outlives every connection
     let _ = shared.rooms.send(subscribe).await;
 }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::change::Change;
 use crate::event::Event;
-use crate::journal::{Journal, JournalError, Verdict};
+use crate::journal::{Journal, JournalError, RecordNow, Verdict};
 use crate::order;
 use crate::postgres::{ConnectError, Database};
 use crate::reader::events;
@@ -79,11 +79,29 @@ impl History {
         since: &Cursor,
         rooms: &[String],
     ) -> Result<Told, NotTold> {
+        self.with_journal(async |journal| self.look(journal, what, since, rooms).await)
+            .await
+    }
+
+    /// The records of these rooms as they are now.
+    pub async fn records_now(&self, rooms: &[String]) -> Result<(Vec<RecordNow>, Cursor), NotTold> {
+        let records: Vec<_> = rooms
+            .iter()
+            .filter_map(|room| room.split_once(':'))
+            .collect();
+        self.with_journal(async |journal| journal.records_now(&records).await)
+            .await
+    }
+
+    async fn with_journal<T>(
+        &self,
+        look: impl AsyncFnOnce(&Journal) -> Result<T, JournalError>,
+    ) -> Result<T, NotTold> {
         let answer = async {
             // never closed
             let _place = self.places.acquire().await;
             let journal = self.journal().await?;
-            let told = self.look(&journal, what, since, rooms).await?;
+            let told = look(&journal).await?;
             self.idle
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

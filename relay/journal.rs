@@ -83,6 +83,13 @@ const UPHEAVALS: &str = "
             where c.module = wanted.module and c.record_id is null
               and c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8) c";
 
+/// Records ($1 their modules, $2 their ids) and the last change of each.
+const RECORDS_NOW: &str = "
+    select wanted.module, wanted.id, crm_relay.record_now(wanted.module, wanted.id),
+           (select max(c.seq) from crm_relay.change c
+             where c.module = wanted.module and c.record_id = wanted.id and c.part is null)
+      from unnest($1::text[], $2::text[]) as wanted (module, id)";
+
 /// What a cursor claims ($1 the epoch, $2 and $3 its witness), and what is so.
 const CHECK: &str = "
     select crm_relay.epoch() = $1, pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
@@ -421,6 +428,32 @@ impl Journal {
         Ok((row.get::<_, i64>(0) as u64, None))
     }
 
+    /// These records (module and id) as they are now, and the cursor of that moment. A record that
+    /// cannot be read, such as one whose id does not cast, counts as not there.
+    pub async fn records_now(
+        &self,
+        records: &[(&str, &str)],
+    ) -> Result<(Vec<RecordNow>, Cursor), JournalError> {
+        let snapshot = self.begin().await?;
+        let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
+        let client = &self.session.client;
+        let rows = client.query(RECORDS_NOW, &[&modules, &ids]).await?;
+        let (highest, witness) = self.newest().await?;
+        let epoch = self.epoch().await?;
+        client.batch_execute("commit").await?;
+        let records = rows.iter().map(|row| RecordNow {
+            module: row.get(0),
+            record_id: row.get(1),
+            image: row.get::<_, Option<Image>>(2).map(|image| image.0),
+            seq: row.get::<_, Option<i64>>(3).map(|seq| seq as u64),
+        });
+        let position = Position {
+            snapshot: snapshot.clipped(highest),
+            witness,
+        };
+        Ok((records.collect(), Cursor { epoch, position }))
+    }
+
     /// Whether the session is of no use any more.
     pub fn is_closed(&self) -> bool {
         self.session.client.is_closed()
@@ -437,6 +470,19 @@ impl Journal {
         }
         Err(BadCursor::Missing("the snapshot").into())
     }
+}
+
+/// A record as it is at some moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordNow {
+    /// Its module.
+    pub module: String,
+    /// Its id.
+    pub record_id: String,
+    /// All of it but hidden columns; None if there is no such record.
+    pub image: Option<String>,
+    /// The last change of it that the journal holds.
+    pub seq: Option<u64>,
 }
 
 fn bounds(stretches: &[Range<u64>]) -> (Vec<i64>, Vec<i64>) {

@@ -19,9 +19,10 @@
 //! | [`order`], [`diff`] | bring a transaction's [`change`]s in order; tell which columns changed | I/O of any kind |
 //! | [`event`] | what a change is to those who see it; its frames, each put together once | members of rooms |
 //! | [`rooms`] | who gets it; one task owns them all | Postgres and sockets |
+//! | [`recent`], [`replay`] | what was told lately, and what of it a client missed that comes back | Postgres |
 //! | [`outbox`], [`connection`] | what waits for one client, and its socket | other clients |
 //!
-//! Beside the way: [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
+//! Beside the way: [`history`] (reads the journal for those who come back), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
 //! [`config`] (settings), [`traffic`] (the log of events), [`demo`] (a small CRM to try it with).
 //!

@@ -121,6 +121,12 @@ impl Registry {
     }
 }
 
+/// Whether a room is a scope's, which holds many records.
+pub fn is_scope(room: &str) -> bool {
+    room.split_once(':')
+        .is_some_and(|(name, _)| SCOPES.contains(&name))
+}
+
 /// Whether a room can hold records of a module: a record's room, or a scope's of all modules or of
 /// this one.
 pub fn holds(room: &str, module: &str) -> bool {

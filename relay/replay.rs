@@ -7,7 +7,10 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::diff::quoted;
 use crate::event::{self, Event, Seen};
+use crate::frame;
+use crate::journal::RecordNow;
 use crate::registry::holds;
 
 /// Most events that one room gets; with more it is told to fetch anew.
@@ -89,6 +92,22 @@ impl Replay {
         }
         replay
     }
+}
+
+/// A record as it was at this cursor.
+pub fn snapshot(record: &RecordNow, cursor: &str) -> Bytes {
+    let room = format!("{}:{}", record.module, record.record_id);
+    let seq = record
+        .seq
+        .map_or("null".to_owned(), |seq| format!("\"{seq}\""));
+    let text = format!(
+        "{{\"type\":\"snapshot\",\"room\":{},\"module\":\"{}\",\"recordId\":{},\"data\":{},\"seq\":{seq},\"cursor\":\"{cursor}\"}}",
+        quoted(&room),
+        record.module,
+        quoted(&record.record_id),
+        record.image.as_deref().unwrap_or("null"),
+    );
+    frame::text(text.as_bytes())
 }
 
 /// The rooms of which more was missed than can be told one by one.

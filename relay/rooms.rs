@@ -15,10 +15,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::event::{self, Changed, Event, Seen, View};
 use crate::frame;
+use crate::journal::RecordNow;
 use crate::outbox::Outbox;
 use crate::recent::{Found, Recent};
 use crate::registry::holds;
-use crate::replay::Replay;
+use crate::replay::{self, Replay};
 use crate::snapshot::{Cursor, Place, Snapshot};
 use crate::traffic::Traffic;
 
@@ -48,6 +49,8 @@ pub enum Command {
     },
     /// It wants these rooms, and what it missed of them.
     Resume(Box<Resume>),
+    /// It wants the records of these rooms as they are, and what happens to them from there on.
+    Snapshot(Box<FromSnapshot>),
     /// It no longer wants these.
     Unsubscribe {
         /// The connection.
@@ -99,6 +102,23 @@ pub struct Resume {
     pub unanswered: oneshot::Sender<Unanswered>,
 }
 
+/// A subscription that begins with the records as they are.
+#[derive(Debug)]
+pub struct FromSnapshot {
+    /// The connection.
+    pub member: Member,
+    /// The records' rooms, each once.
+    pub rooms: Vec<String>,
+    /// The records.
+    pub records: Vec<RecordNow>,
+    /// The moment at which they were so.
+    pub at: Cursor,
+    /// The answer, without its cursor.
+    pub answer: serde_json::Map<String, Value>,
+    /// Answers the connection's task; dropped when the rooms are live.
+    pub unanswered: oneshot::Sender<Unanswered>,
+}
+
 /// What the journal holds for a client that comes back.
 #[derive(Debug)]
 pub enum Missed {
@@ -123,6 +143,8 @@ pub struct Rooms {
     members: HashMap<Member, Membership>,
     recent: Recent,
     cursor: watch::Sender<Arc<str>>,
+    /// Snapshots of moments that the reader has yet to come to.
+    ahead: Vec<FromSnapshot>,
     traffic: Traffic,
     bounds: Bounds,
     /// Of the present transaction, when it is a large one: its number of changes by scope room.
@@ -152,6 +174,7 @@ impl Rooms {
             members: HashMap::new(),
             recent: Recent::new(bounds.recent_bytes),
             cursor,
+            ahead: Vec::new(),
             traffic: Traffic::default(),
             bounds,
             flood: (0, HashMap::new()),
@@ -200,6 +223,7 @@ impl Rooms {
                 self.tell(member, &Value::Object(answer));
             }
             Command::Resume(resume) => self.resume(*resume),
+            Command::Snapshot(from) => self.snapshot(*from),
             Command::Unsubscribe {
                 member,
                 rooms,
@@ -229,6 +253,9 @@ impl Rooms {
             Command::Reached(place) => {
                 self.cursor.send_replace(place.text.clone());
                 self.recent.reached(place);
+                for from in std::mem::take(&mut self.ahead) {
+                    self.snapshot(from);
+                }
             }
             Command::Remember { since, until, past } => self.recent.remember(since, &until, past),
             Command::EpochChanged(place) => {
@@ -238,6 +265,9 @@ impl Rooms {
                 if !first {
                     let rooms: Vec<Arc<str>> = self.rooms.keys().cloned().collect();
                     self.resync(&rooms, "epoch_changed");
+                }
+                for from in std::mem::take(&mut self.ahead) {
+                    self.snapshot(from);
                 }
             }
         }
@@ -329,6 +359,50 @@ impl Rooms {
     /// Whether no room has a member.
     pub fn is_empty(&self) -> bool {
         self.rooms.is_empty()
+    }
+
+    /// Answers, sends the records and what happened to them since, and makes the rooms live, once
+    /// everything up to the moment of the snapshot was published.
+    fn snapshot(&mut self, from: FromSnapshot) {
+        let now = &self.recent.now().cursor;
+        let another_history = now.epoch != from.at.epoch;
+        if !another_history && !from.at.position.snapshot.is_within(&now.position.snapshot) {
+            self.ahead.push(from);
+            return;
+        }
+        let FromSnapshot {
+            member,
+            rooms,
+            records,
+            at,
+            mut answer,
+            unanswered,
+        } = from;
+        let since = self.recent.after(&at.position.snapshot);
+        let (Some(membership), Some(since)) = (self.members.get(&member), since) else {
+            // memory has moved on: once more; nobody listens where the connection is gone
+            let _ = unanswered.send(Unanswered::WhatWasMissed);
+            return;
+        };
+        if another_history {
+            let _ = unanswered.send(Unanswered::IsItGood);
+            return;
+        }
+        let half = membership.outbox.limit() / 2;
+        let replay = Replay::of(&since, &rooms, membership.transactions, half);
+        if !replay.resync.is_empty() {
+            answer.insert("resync".to_owned(), replay.resync.into());
+        }
+        let cursor = at.to_string();
+        answer.insert("cursor".to_owned(), Value::from(&*cursor));
+        let mut frames = vec![frame::text(Value::Object(answer).to_string().as_bytes())];
+        let snapshots = records
+            .iter()
+            .map(|record| replay::snapshot(record, &cursor));
+        frames.extend(snapshots);
+        frames.extend(replay.frames);
+        membership.outbox.push_all(frames);
+        self.enter(member, rooms);
     }
 
     fn publish(&mut self, events: Vec<Event>) {

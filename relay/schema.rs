@@ -11,12 +11,13 @@ use thiserror::Error;
 use crate::postgres::{ConnectError, Database, Said, Session, chain};
 
 /// The schema, one subject a file, in the order of `sql/install.sql`.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     include_str!("../sql/00_guard.sql"),
     include_str!("../sql/10_roles.sql"),
     include_str!("../sql/20_schema.sql"),
     include_str!("../sql/30_journal.sql"),
     include_str!("../sql/40_capture.sql"),
+    include_str!("../sql/45_snapshot.sql"),
     include_str!("../sql/50_watch.sql"),
     include_str!("../sql/60_read.sql"),
     include_str!("../sql/70_version.sql"),

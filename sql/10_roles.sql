@@ -16,6 +16,7 @@ begin
     select * from (values
       ('crm_relay_image',   'crm-relay: renders a row as json; has no right to anything'),
       ('crm_relay_part',    'crm-relay: finds the records that a part belongs to; may read their keys and access columns'),
+      ('crm_relay_snapshot', 'crm-relay: reads records as they are now; may read watched tables'),
       ('crm_relay_capture', 'crm-relay: owns the trigger function; may insert into the journal'),
       ('crm_relay_prune',   'crm-relay: owns prune(); may truncate the slots of the journal'),
       ('crm_relay_serve',   'crm-relay: what the daemon runs as; reads the journal'),
@@ -48,9 +49,10 @@ begin
       execute format('grant %I to %I', job.name, current_user);
     end if;
   end loop;
-  -- a part's change finds its records also where their table has row level security
+  -- a part's change finds its records, and a snapshot its record, also under row level security
   if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
     alter role crm_relay_part bypassrls;
+    alter role crm_relay_snapshot bypassrls;
   end if;
 end
 $roles$;

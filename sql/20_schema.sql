@@ -5,7 +5,7 @@ comment on schema crm_relay is
   'crm-relay: captures changes of watched tables and hands them to the relay; see sql/README.md';
 
 grant usage on schema crm_relay
-  to crm_relay_image, crm_relay_part, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
+  to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
 
 create table if not exists crm_relay.setting (
   only_row boolean primary key default true check (only_row),
@@ -65,7 +65,7 @@ comment on column crm_relay.module.part_link is 'the column of that module''s ta
 comment on column crm_relay.module.part_query is
   'finds in that module''s table (%s) the records that a row ($1, its id) belongs to: their keys and access columns';
 
-grant select on crm_relay.module to crm_relay_part;
+grant select on crm_relay.module to crm_relay_part, crm_relay_snapshot;
 grant select on crm_relay.module, crm_relay.setting
   to crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
 grant update (pruned_txid, pruned_at) on crm_relay.setting to crm_relay_prune;

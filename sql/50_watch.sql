@@ -179,6 +179,10 @@ begin
   where (module.*) is distinct from (excluded.*);
 
   perform crm_relay.add_triggers(target, watched.module);
+  if watched.part_of is null then
+    execute format('grant usage on schema %I to crm_relay_snapshot', namespace);
+    execute format('grant select on %s to crm_relay_snapshot', target);
+  end if;
   return watched;
 end
 $$;
@@ -212,6 +216,12 @@ begin
     for leaf in select relid from pg_partition_tree(target) union select target loop
       execute format('drop trigger if exists "!crm_relay_truncate" on %s', leaf);
     end loop;
+    execute format('revoke all on %s from crm_relay_snapshot', target);
+    select relnamespace::regnamespace into namespace from pg_class where oid = target;
+    if not exists (select from crm_relay.module m join pg_class c on c.oid = m.relation
+                    where c.relnamespace = namespace and m.relation <> target) then
+      execute format('revoke usage on schema %s from crm_relay_snapshot', namespace);
+    end if;
   end if;
   select m.* into parent from crm_relay.module m join pg_class c on c.oid = m.relation where m.module = watched.part_of;
   delete from crm_relay.module m where m.relation = target;

@@ -6,7 +6,7 @@ do $roles$
 declare
   job text;
 begin
-  foreach job in array array['crm_relay_image', 'crm_relay_part', 'crm_relay_capture', 'crm_relay_prune', 'crm_relay_serve', 'crm_relay_audit'] loop
+  foreach job in array array['crm_relay_image', 'crm_relay_part', 'crm_relay_snapshot', 'crm_relay_capture', 'crm_relay_prune', 'crm_relay_serve', 'crm_relay_audit'] loop
     begin
       execute format('drop owned by %I', job);
       execute format('drop role %I', job);

@@ -13,6 +13,7 @@ set local client_min_messages = warning;
 \ir 20_schema.sql
 \ir 30_journal.sql
 \ir 40_capture.sql
+\ir 45_snapshot.sql
 \ir 50_watch.sql
 \ir 60_read.sql
 \ir 70_version.sql

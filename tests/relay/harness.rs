@@ -574,6 +574,13 @@ impl Client {
             .await
     }
 
+    /// The answer to a subscribe that asks for the records as they are.
+    pub async fn snapshot<R: AsRef<str>>(&mut self, rooms: &[R]) -> Value {
+        let rooms: Vec<&str> = rooms.iter().map(AsRef::as_ref).collect();
+        self.ask(json!({"type": "subscribe", "rooms": rooms, "snapshot": true}))
+            .await
+    }
+
     pub async fn unsubscribe(&mut self, rooms: &[&str]) -> Value {
         self.ask(json!({"type": "unsubscribe", "rooms": rooms}))
             .await

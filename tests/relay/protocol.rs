@@ -130,7 +130,7 @@ async fn a_cursor_comes_with_everything() {
     let cursor = client.subscribe(&[&room]).await["cursor"].clone();
     assert_eq!(client.ping().await["cursor"], cursor);
     client
-        .send(json!({"type": "subscribe", "id": "s", "rooms": [room], "snapshot": true}))
+        .send(json!({"type": "subscribe", "id": "s", "rooms": ["team:7"], "snapshot": true}))
         .await;
     assert_eq!(client.next_event().await["code"], "bad_frame");
 }

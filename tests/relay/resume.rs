@@ -386,3 +386,127 @@ async fn a_client_that_comes_and_goes_in_a_storm_sees_everything_once() {
     assert_eq!(seen, (first..=1500).collect::<Vec<_>>());
     assert!(returns > 3, "{returns}");
 }
+
+#[tokio::test]
+async fn a_snapshot_is_the_record_and_what_follows_is_what_came_after() {
+    let (database, room) = lead().await;
+    let relay = Relay::start(&database.url()).await;
+    database
+        .execute(&format!(
+            "update leads set notes = repeat('x', 5000), first_name = 'Zoë' where id = '{ONE}'"
+        ))
+        .await;
+    let never = format!("leads:{OTHER}");
+    let mut client = Client::connect(&relay).await;
+    let answer = client.snapshot(&[&room, &never]).await;
+    assert_eq!(answer["rooms"], json!([room, never]), "{answer}");
+    let (found, none) = (client.next_event().await, client.next_event().await);
+    assert_eq!(
+        (&found["type"], &found["room"]),
+        (&json!("snapshot"), &json!(room))
+    );
+    assert_eq!(
+        (&found["module"], &found["recordId"]),
+        (&json!("leads"), &json!(ONE))
+    );
+    assert_eq!(found["data"]["first_name"], "Zoë");
+    assert_eq!(found["data"]["notes"].as_str().unwrap().len(), 5000);
+    let seq = database
+        .value("select max(seq) from crm_relay.change")
+        .await;
+    assert_eq!(found["seq"], seq);
+    assert_eq!(
+        (&none["room"], &none["data"], &none["seq"]),
+        (&json!(never), &Value::Null, &Value::Null)
+    );
+    count(&database, 1..=2).await;
+    assert_eq!(counts(&client.everything(database.client()).await), [1, 2]);
+    database
+        .execute(&format!("insert into leads (id) values ('{OTHER}')"))
+        .await;
+    assert_eq!(client.next_event().await["type"], "LEAD_CREATED");
+}
+
+#[tokio::test]
+async fn a_snapshot_tells_no_secret_and_every_kind_of_key() {
+    let database = Database::create().await;
+    database
+        .execute(
+            "create table vaults (region text, no bigint, code text, api_token text, primary key (region, no));
+             insert into vaults values ('a\"b', 7, 'open', 'secret');
+             create domain short as text check (length(value) < 5);
+             create table shorts (id short primary key, n numeric);
+             insert into shorts values ('ab', 1.50);
+             alter table leads enable row level security;
+             alter table leads force row level security;
+             select crm_relay.watch('vaults'), crm_relay.watch('shorts')",
+        )
+        .await;
+    database
+        .execute(&format!(
+            "insert into leads (id, first_name) values ('{ONE}', 'seen')"
+        ))
+        .await;
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    let lead = format!("leads:{ONE}");
+    let rooms = [
+        r#"vaults:["a\"b","7"]"#,
+        r#"vaults:["x","nonsense"]"#,
+        "shorts:ab",
+        "shorts:far too long",
+        &lead,
+    ];
+    assert_eq!(client.snapshot(&rooms).await["rooms"], json!(rooms));
+    let mut data = Vec::new();
+    for _ in rooms {
+        data.push(client.next_event().await["data"].clone());
+    }
+    assert_eq!(data[0], json!({"region": "a\"b", "no": 7, "code": "open"}));
+    assert_eq!(data[1], Value::Null);
+    assert_eq!(data[2].to_string(), r#"{"id":"ab","n":1.50}"#);
+    assert_eq!(data[3], Value::Null);
+    assert_eq!(
+        data[4]["first_name"], "seen",
+        "row level security does not empty it"
+    );
+}
+
+#[tokio::test]
+async fn in_a_storm_a_snapshot_and_its_changes_fit_without_a_gap() {
+    let (database, room) = lead().await;
+    let relay = Relay::start(&database.url()).await;
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let session = database.connect().await;
+    let storm = tokio::spawn(async move {
+        let mut step = 0;
+        while stopped.try_recv().is_err() {
+            step += 1;
+            let update = format!("update leads set number_of_contacts = {step} where id = '{ONE}'");
+            session.batch_execute(&update).await.unwrap();
+        }
+    });
+    let mut live = Client::connect(&relay).await;
+    live.subscribe(&[format!("leads:{OTHER}")]).await;
+    for round in 0..30 {
+        let mut client = Client::connect(&relay).await;
+        let answer = client.snapshot(&[&room]).await;
+        assert!(answer.get("resync").is_none(), "{answer}");
+        let snapshot = client.next_event().await;
+        let first = snapshot["data"]["number_of_contacts"].as_u64().unwrap();
+        let mut seq: u64 = snapshot["seq"].as_str().unwrap().parse().unwrap();
+        for count in first..first + 10 {
+            let event = client.next_event().await;
+            assert_eq!(
+                event["data"]["number_of_contacts"],
+                count + 1,
+                "round {round}: {event}"
+            );
+            let next = event["seq"].as_str().unwrap().parse().unwrap();
+            assert!(next > seq, "round {round}: {event}");
+            seq = next;
+        }
+    }
+    stop.send(()).unwrap();
+    storm.await.unwrap();
+}

@@ -30,14 +30,14 @@ select is_empty(
       cross join lateral plpgsql_check_function_tb(
         p.oid, case when p.prorettype = 'trigger'::regtype then 'public.listings'::regclass else 0 end,
         anyelememttype => 'public.listings'::regtype, performance_warnings => false,
-        security_warnings => p.proname not in ('in_short_transaction', 'watch', 'records_of')) c
+        security_warnings => p.proname not in ('in_short_transaction', 'watch', 'records_of', 'record_now')) c
       where p.pronamespace = 'crm_relay'::regnamespace and l.lanname = 'plpgsql' $$,
   'plpgsql_check finds nothing wrong');
 
 select is(
   (select string_agg(p.proname || ' as ' || p.proowner::regrole, ', ' order by p.proname) from pg_proc p
     where p.pronamespace = 'crm_relay'::regnamespace and p.prosecdef),
-  'capture as crm_relay_capture, capture_truncate as crm_relay_capture, image as crm_relay_image, prune as crm_relay_prune, records_of as crm_relay_part',
+  'capture as crm_relay_capture, capture_truncate as crm_relay_capture, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part',
   'these functions run with the rights of their owner, and no others');
 select is_empty(
   $$ select p.oid::regprocedure from pg_proc p
@@ -52,7 +52,7 @@ select is_empty(
 select is(
   (select string_agg(rolname, ', ' order by rolname) from pg_roles
     where rolname like 'crm\_relay\_%' and not (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolreplication)),
-  'crm_relay_audit, crm_relay_capture, crm_relay_image, crm_relay_part, crm_relay_prune, crm_relay_serve',
+  'crm_relay_audit, crm_relay_capture, crm_relay_image, crm_relay_part, crm_relay_prune, crm_relay_serve, crm_relay_snapshot',
   'no role can log in or do more than its job');
 select is(
   (select string_agg(grantee || ' ' || lower(privilege_type), ', ' order by grantee, privilege_type)
