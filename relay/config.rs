@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -38,6 +39,9 @@ pub struct Given {
     /// Bytes that may wait for one connection before it is closed as too slow [default: 16777216]
     #[arg(long, env = "RELAY_QUEUE_BYTES", value_name = "BYTES")]
     pub queue_bytes: Option<String>,
+    /// Shortest time between two updates of one field of a record; 0 sends each [default: 1s]
+    #[arg(long, env = "RELAY_THROTTLE", value_name = "TIME")]
+    pub throttle: Option<String>,
     /// Bytes of recent events kept in memory for clients that come back [default: 33554432]
     #[arg(long, env = "RELAY_RECENT_BYTES", value_name = "BYTES")]
     pub recent_bytes: Option<String>,
@@ -75,6 +79,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Bound of each connection's outbox.
     pub queue_bytes: usize,
+    /// Shortest time between two updates of one field of a record.
+    pub throttle: Duration,
     /// Bound of the memory of recent events.
     pub recent_bytes: usize,
     /// Bound of what one transaction sends to one scope room.
@@ -130,6 +136,7 @@ impl Given {
             ("log", &mut given.log),
             ("log_format", &mut given.log_format),
             ("queue_bytes", &mut given.queue_bytes),
+            ("throttle", &mut given.throttle),
             ("recent_bytes", &mut given.recent_bytes),
             ("flood_changes", &mut given.flood_changes),
             ("max_connections", &mut given.max_connections),
@@ -234,6 +241,13 @@ impl Given {
             "a number of bytes",
             &mut bad,
         );
+        let throttle: humantime::Duration = parsed(
+            "throttle (RELAY_THROTTLE)",
+            &given.throttle,
+            "1s",
+            "a time such as 1s or 250ms, or 0",
+            &mut bad,
+        );
         let recent_bytes = parsed(
             "recent_bytes (RELAY_RECENT_BYTES)",
             &given.recent_bytes,
@@ -264,6 +278,7 @@ impl Given {
                 log,
                 log_format,
                 queue_bytes,
+                throttle: throttle.into(),
                 recent_bytes,
                 flood_changes,
                 max_connections,

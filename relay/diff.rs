@@ -80,6 +80,8 @@ pub struct Difference {
     pub data: String,
     /// A JSON object with the old values of the same columns.
     pub previous: String,
+    /// The columns.
+    pub columns: Vec<String>,
 }
 
 /// What changed from one image to the other, or None if nothing but quiet columns did.
@@ -119,6 +121,10 @@ pub fn difference(
     Ok(Some(Difference {
         data: object(changed.iter().map(|&(name, _, is)| (name, is))),
         previous: object(changed.iter().map(|&(name, was, _)| (name, was))),
+        columns: changed
+            .iter()
+            .map(|(name, ..)| (*name).to_owned())
+            .collect(),
     }))
 }
 
@@ -149,10 +155,8 @@ mod tests {
     fn check(old: &str, new: &str, data: &str, previous: &str) {
         let quiet = ["updated_at", "version"].map(String::from);
         let found = difference(Some(old), Some(new), &quiet).unwrap();
-        let expected = (!data.is_empty()).then(|| Difference {
-            data: data.to_owned(),
-            previous: previous.to_owned(),
-        });
+        let found = found.map(|found| (found.data, found.previous));
+        let expected = (!data.is_empty()).then(|| (data.to_owned(), previous.to_owned()));
         assert_eq!(found, expected, "{old} → {new}");
     }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::change::{Action, Change};
 use crate::diff::{self, BadImage, Columns};
 use crate::frame;
+use crate::order;
 use crate::registry::Module;
 use crate::snapshot::Place;
 
@@ -103,6 +104,12 @@ pub struct Changed {
     pub seq: u64,
     /// When the row changed.
     pub changed_at: SystemTime,
+    /// Of an update the columns that changed and are not quiet.
+    pub columns: Vec<String>,
+    /// Of an update: whether it changed who may see the record.
+    pub changes_access: bool,
+    /// How many changes a throttle made one of.
+    coalesced: u32,
     change: Change,
     event_name: String,
     body: String,
@@ -129,12 +136,15 @@ pub fn of(
             changed_at: change.changed_at,
         }));
     }
+    let mut columns = Vec::new();
     let body = match change.action {
         Action::Updated => {
             let old = change.old_image.as_deref();
             let Some(found) = diff::difference(old, change.new_image.as_deref(), quiet)? else {
                 return Ok(None);
             };
+            columns = found.columns;
+            columns.retain(|column| !quiet.contains(column));
             format!("\"data\":{},\"previous\":{}", found.data, found.previous)
         }
         Action::Deleted => format!("\"data\":{}", whole(change.old_image.as_deref())?),
@@ -165,6 +175,9 @@ pub fn of(
         txid: change.txid,
         seq: change.seq,
         changed_at: change.changed_at,
+        changes_access: (columns.iter()).any(|column| module.access_columns.contains(column)),
+        columns,
+        coalesced: 1,
         event_name: module.event.clone(),
         key_columns: module.key_columns.clone(),
         body,
@@ -248,11 +261,61 @@ impl Changed {
         if !rooms.is_empty() {
             text.push_str(&format!(",\"rooms\":{}", serde_json::Value::from(rooms)));
         }
+        if self.coalesced > 1 {
+            text.push_str(&format!(",\"coalesced\":{}", self.coalesced));
+        }
         if matches!(view, View::Left | View::Entered) {
             text.push_str(",\"reason\":\"moved\"");
         }
         text.push('}');
         frame::text(text.as_bytes())
+    }
+
+    /// The record's module.
+    pub fn module(&self) -> &Arc<str> {
+        &self.change.module
+    }
+
+    /// What happened.
+    pub fn action(&self) -> Action {
+        self.change.action
+    }
+
+    /// The part of the record that changed.
+    pub fn part(&self) -> Option<&str> {
+        self.change.part.as_ref().map(|(part, _)| part.as_str())
+    }
+
+    /// This update and a later one of the same row as one, or None if the row is again as it was.
+    pub fn join(self, later: Changed) -> Result<Option<Changed>, BadImage> {
+        let Some(change) = order::merge(&[&self.change, &later.change])? else {
+            return Ok(None);
+        };
+        let (old, new) = (change.old_image.as_deref(), change.new_image.as_deref());
+        let Some(found) = diff::difference(old, new, &[])? else {
+            return Ok(None);
+        };
+        let known =
+            |column: &String| self.columns.contains(column) || later.columns.contains(column);
+        Ok(Some(Changed {
+            columns: found.columns.into_iter().filter(known).collect(),
+            coalesced: self.coalesced + later.coalesced,
+            body: format!("\"data\":{},\"previous\":{}", found.data, found.previous),
+            place: self.place,
+            plain: OnceLock::new(),
+            change,
+            ..later
+        }))
+    }
+
+    /// Where the batch begins that the change came in, or the first of those that it was made of.
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// Tells an earlier place: that of what is still held back.
+    pub fn not_past(&mut self, place: &Arc<Place>) {
+        self.place = place.clone();
     }
 
     /// Where the batch begins that the change came in.

@@ -205,7 +205,8 @@ impl Journal {
                                 from unnest(m.key_columns) with ordinality as k (name, place)
                                 left join pg_attribute a on a.attrelid = m.relation and a.attname = k.name
                                 left join pg_type t on t.oid = a.atttypid
-                               order by k.place)
+                               order by k.place),
+                        m.access_columns
                    from crm_relay.module m",
                 &[],
             )
@@ -217,6 +218,7 @@ impl Journal {
             quiet_columns: row.get(3),
             is_part: row.get(4),
             key: KeyForm::of(&row.get::<_, Vec<String>>(5)),
+            access_columns: row.get(6),
         })))
     }
 

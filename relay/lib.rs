@@ -7,7 +7,7 @@
 //!  CRM transaction ──▶ trigger ──▶ crm_relay.change (journal) ──┐ same transaction: both or neither
 //!                         └─────▶ NOTIFY crm_relay (doorbell) ──┤
 //!                                                               ▼
-//!    doorbell (LISTEN) ─▶ reader (snapshot → snapshot) ─▶ diff ─▶ event ─▶ rooms ─▶ connections
+//!    doorbell (LISTEN) ─▶ reader (snapshot → snapshot) ─▶ diff ─▶ event ─▶ throttle ─▶ rooms ─▶ connections
 //! ```
 //!
 //! One direction, one path, and each part is ignorant of those after it:
@@ -18,6 +18,7 @@
 //! | [`journal`], [`reader`] | reads exactly what became visible since the last [`snapshot`] | sockets |
 //! | [`order`], [`diff`] | bring a transaction's [`change`]s in order; tell which columns changed | I/O of any kind |
 //! | [`event`] | what a change is to those who see it; its frames, each put together once | members of rooms |
+//! | [`throttle`] | what waits a moment, so that a field does not flicker | members of rooms |
 //! | [`rooms`] | who gets it; one task owns them all | Postgres and sockets |
 //! | [`recent`], [`replay`] | what was told lately, and what of it a client missed that comes back | Postgres |
 //! | [`outbox`], [`connection`] | what waits for one client, and its socket | other clients |
@@ -71,4 +72,5 @@ pub mod rooms;
 pub mod schema;
 pub mod server;
 pub mod snapshot;
+pub mod throttle;
 pub mod traffic;

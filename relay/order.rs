@@ -106,19 +106,28 @@ fn net(history: Vec<Change>) -> Result<Option<Change>, BadImage> {
         // the images do not tell: keep to the order in which they were written
         chain = (0..history.len()).collect();
     }
-    let (first, last) = (&history[chain[0]], &history[chain[chain.len() - 1]]);
+    let chain: Vec<&Change> = chain.into_iter().map(|link| &history[link]).collect();
+    merge(&chain)
+}
+
+/// Changes of one history, each beginning where the one before it ended, as one with the greatest
+/// `seq`; None if the record was not there before and is not after.
+pub fn merge(chain: &[&Change]) -> Result<Option<Change>, BadImage> {
+    let [first, .., last] = chain else {
+        return Ok(chain.first().map(|&only| only.clone()));
+    };
     let mut old = Vec::new();
     let mut new = Vec::new();
-    for &link in &chain {
+    for change in chain {
         // a column that was large and unchanged is only in the images of the change that made it
-        if let Some(image) = &history[link].old_image {
+        if let Some(image) = &change.old_image {
             for (name, value) in Columns::of(image)?.iter() {
                 if !old.iter().any(|(known, _)| known == name) {
                     old.push((name.to_owned(), value));
                 }
             }
         }
-        if let Some(image) = &history[link].new_image {
+        if let Some(image) = &change.new_image {
             for (name, value) in Columns::of(image)?.iter() {
                 match new
                     .iter_mut()
@@ -142,14 +151,14 @@ fn net(history: Vec<Change>) -> Result<Option<Change>, BadImage> {
         _ => Action::Updated,
     };
     let (rooms_before, rooms_after) = (first.rooms_before.clone(), last.rooms_after.clone());
-    let newest = history.iter().max_by_key(|change| change.seq).cloned();
-    Ok(newest.map(|newest| Change {
+    let newest = chain.iter().max_by_key(|change| change.seq);
+    Ok(newest.map(|&newest| Change {
         action,
         old_image,
         new_image,
         rooms_before,
         rooms_after,
-        ..newest
+        ..newest.clone()
     }))
 }
 

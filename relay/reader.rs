@@ -256,7 +256,8 @@ impl Reader {
                 position: next.clone(),
             });
             self.reached = Some((epoch, next));
-            self.send(Command::Reached(self.place.clone())).await?;
+            let (place, told) = (self.place.clone(), self.place.clone());
+            self.send(Command::Reached { place, told }).await?;
         }
         Ok(changes)
     }

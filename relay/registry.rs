@@ -16,6 +16,8 @@ pub struct Module {
     pub key: KeyForm,
     /// Columns whose change alone is no event.
     pub quiet_columns: Vec<String>,
+    /// Columns that decide who may see a record.
+    pub access_columns: Vec<String>,
     /// Whether its rows are parts of another module's records: then it has no rooms of its own.
     pub is_part: bool,
 }
@@ -151,6 +153,7 @@ mod tests {
             key_columns: vec!["id".to_owned()],
             key: KeyForm::of(&types.iter().map(|&t| t.to_owned()).collect::<Vec<_>>()),
             quiet_columns: Vec::new(),
+            access_columns: Vec::new(),
             is_part,
         }
     }

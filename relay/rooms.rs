@@ -70,8 +70,13 @@ pub enum Command {
         /// In order, all of one transaction.
         events: Vec<Event>,
     },
-    /// All up to here was published.
-    Reached(Arc<Place>),
+    /// All up to `place` was published, or is held back; clients are told `told`.
+    Reached {
+        /// How far the reader has come.
+        place: Arc<Place>,
+        /// The same, but not past what is held back.
+        told: Arc<Place>,
+    },
     /// What was published before this relay began, from `since` to `until`, by transaction.
     Remember {
         /// Where it begins.
@@ -250,8 +255,8 @@ impl Rooms {
                 }
             }
             Command::Publish { events } => self.publish(events),
-            Command::Reached(place) => {
-                self.cursor.send_replace(place.text.clone());
+            Command::Reached { place, told } => {
+                self.cursor.send_replace(told.text.clone());
                 self.recent.reached(place);
                 for from in std::mem::take(&mut self.ahead) {
                     self.snapshot(from);

@@ -33,6 +33,7 @@ use crate::history::History;
 use crate::reader::{Reader, Readiness, Told};
 use crate::registry::Registry;
 use crate::rooms::{Bounds, Rooms};
+use crate::throttle::Throttle;
 
 /// How long a client may take for the headers of a request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -80,9 +81,12 @@ pub async fn serve(
         flood_changes: config.flood_changes,
     };
     let rooms = tokio::spawn(Rooms::new(cursor, bounds).run(obeyed));
+    let (news, throttled) = mpsc::channel(COMMANDS);
+    let throttle = Throttle::new(config.throttle);
+    let throttling = tokio::spawn(throttle.run(throttled, commands.clone()));
     let reader = Reader::new(
         config.database.clone(),
-        commands.clone(),
+        news,
         Told {
             readiness,
             registry,
@@ -152,6 +156,7 @@ pub async fn serve(
         );
     }
     reading.abort();
+    throttling.abort();
     // the reader's sender was the last but those of routes that are dropped with the service
     rooms.abort();
     tracing::info!("stopped");

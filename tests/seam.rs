@@ -112,6 +112,7 @@ fn registry() -> Registry {
         key_columns: vec!["id".to_owned()],
         key: KeyForm::Text,
         quiet_columns: Vec::new(),
+        access_columns: Vec::new(),
         is_part: false,
     }])
 }
@@ -160,7 +161,10 @@ impl Relay {
             self.rooms.obey(Command::Publish { events });
         }
         self.place = place(next);
-        self.rooms.obey(Command::Reached(self.place.clone()));
+        self.rooms.obey(Command::Reached {
+            place: self.place.clone(),
+            told: self.place.clone(),
+        });
     }
 }
 
@@ -175,7 +179,7 @@ struct Client {
 }
 
 impl Client {
-    fn connect(&mut self, relays: &mut [Relay; 2], relay: usize, database: &Database) {
+    fn connect(&mut self, relays: &mut [Relay; 2], relay: usize, database: &mut Database) {
         relays[self.relay].rooms.obey(Command::Leave {
             member: self.member,
         });
@@ -208,7 +212,7 @@ impl Client {
         let mut journal = None;
         for _ in 0..4 {
             let (unanswered, mut asked) = oneshot::channel();
-            rooms.obey(Command::Resume(Box::new(Resume {
+            relays[relay].rooms.obey(Command::Resume(Box::new(Resume {
                 member: self.member,
                 rooms: wanted.clone(),
                 since: since.clone(),
@@ -228,6 +232,11 @@ impl Client {
                         .into_iter()
                         .map(|change| events(vec![change], &registry(), &from))
                         .collect();
+                    // while the journal was looked at, life went on
+                    let txid = database.next;
+                    database.next += 1;
+                    database.commit(txid, 0);
+                    relays[relay].read(database);
                     Some(Missed::Events(events, until.clipped(highest.unwrap_or(0))))
                 }
             };
@@ -276,7 +285,7 @@ proptest! {
         let mut database = Database { next: 10, ..Database::default() };
         let mut relays = [Relay::start(&database, recent_bytes), Relay::start(&database, recent_bytes)];
         let mut client = Client::default();
-        client.connect(&mut relays, 0, &database);
+        client.connect(&mut relays, 0, &mut database);
         client.take(&relays, 1);
         for step in steps {
             match step {
@@ -297,7 +306,7 @@ proptest! {
                 }
                 Step::Read { relay } => relays[relay].read(&database),
                 Step::Take { frames } => client.take(&relays, frames),
-                Step::Return { relay } => client.connect(&mut relays, relay, &database),
+                Step::Return { relay } => client.connect(&mut relays, relay, &mut database),
             }
         }
         for relay in &mut relays {

@@ -703,3 +703,41 @@ async fn copy_in_is_seen_like_any_insert() {
         (&json!("LEAD_CREATED"), &json!("Cara"))
     );
 }
+
+#[tokio::test]
+async fn a_field_that_is_edited_again_and_again_is_told_once_in_a_while() {
+    let (database, _, _) = listing().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_THROTTLE", "1s");
+    })
+    .await;
+    let mut client = Client::connect(&relay).await;
+    let room = format!("listings:{ONE}");
+    client.subscribe(&[&room]).await;
+    for step in 1..=20 {
+        database
+            .execute(&format!(
+                "update listings set list_price = {step}, version = version + 1"
+            ))
+            .await;
+    }
+    let first = client.next_event().await;
+    assert_eq!(first["data"], digits(r#"{"list_price":1.00,"version":2}"#));
+    assert!(first.get("coalesced").is_none(), "{first}");
+    let rest = client.next_event().await;
+    assert_eq!(rest["coalesced"], 19);
+    assert_eq!(rest["data"], digits(r#"{"list_price":20.00,"version":21}"#));
+    assert_eq!(
+        rest["previous"],
+        digits(r#"{"list_price":1.00,"version":2}"#)
+    );
+    // a resume from before all of it ends in the same state
+    let since = first["cursor"].as_str().unwrap();
+    let mut again = Client::connect(&relay).await;
+    again.resume(&[&room], since).await;
+    let seen = again.everything(database.client()).await;
+    assert_eq!(
+        seen.last().unwrap()["data"]["list_price"].to_string(),
+        "20.00"
+    );
+}

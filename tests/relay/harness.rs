@@ -373,6 +373,8 @@ impl Relay {
             .args(["serve", "--no-auth"])
             .env("DATABASE_URL", url)
             .env("RELAY_LISTEN", "127.0.0.1:0")
+            // every change by itself, except where a test is about the throttle
+            .env("RELAY_THROTTLE", "0")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
