@@ -42,6 +42,9 @@ pub struct Given {
     /// Shortest time between two updates of one field of a record; 0 sends each [default: 1s]
     #[arg(long, env = "RELAY_THROTTLE", value_name = "TIME")]
     pub throttle: Option<String>,
+    /// After so long without another frame comes a heartbeat, whole seconds [default: 25s]
+    #[arg(long, env = "RELAY_HEARTBEAT", value_name = "TIME")]
+    pub heartbeat: Option<String>,
     /// Bytes of recent events kept in memory for clients that come back [default: 33554432]
     #[arg(long, env = "RELAY_RECENT_BYTES", value_name = "BYTES")]
     pub recent_bytes: Option<String>,
@@ -81,6 +84,8 @@ pub struct Config {
     pub queue_bytes: usize,
     /// Shortest time between two updates of one field of a record.
     pub throttle: Duration,
+    /// Longest silence towards a client.
+    pub heartbeat: Duration,
     /// Bound of the memory of recent events.
     pub recent_bytes: usize,
     /// Bound of what one transaction sends to one scope room.
@@ -137,6 +142,7 @@ impl Given {
             ("log_format", &mut given.log_format),
             ("queue_bytes", &mut given.queue_bytes),
             ("throttle", &mut given.throttle),
+            ("heartbeat", &mut given.heartbeat),
             ("recent_bytes", &mut given.recent_bytes),
             ("flood_changes", &mut given.flood_changes),
             ("max_connections", &mut given.max_connections),
@@ -248,6 +254,18 @@ impl Given {
             "a time such as 1s or 250ms, or 0",
             &mut bad,
         );
+        let heartbeat: humantime::Duration = parsed(
+            "heartbeat (RELAY_HEARTBEAT)",
+            &given.heartbeat,
+            "25s",
+            "a time of whole seconds such as 25s",
+            &mut bad,
+        );
+        if heartbeat.as_secs() == 0 || heartbeat.subsec_nanos() > 0 {
+            bad.push(format!(
+                "heartbeat (RELAY_HEARTBEAT): {heartbeat}; it must be whole seconds, at least one"
+            ));
+        }
         let recent_bytes = parsed(
             "recent_bytes (RELAY_RECENT_BYTES)",
             &given.recent_bytes,
@@ -279,6 +297,7 @@ impl Given {
                 log_format,
                 queue_bytes,
                 throttle: throttle.into(),
+                heartbeat: heartbeat.into(),
                 recent_bytes,
                 flood_changes,
                 max_connections,

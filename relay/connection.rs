@@ -61,6 +61,8 @@ pub struct Shared {
     pub registry: watch::Receiver<Arc<Registry>>,
     /// What the journal holds for those who come back.
     pub history: Arc<History>,
+    /// After so long without another frame comes a heartbeat; who is silent for two of them is gone.
+    pub heartbeat: Duration,
     /// Bound of each outbox, in bytes.
     pub queue_bytes: usize,
     /// Cancelled when the relay stops.
@@ -84,6 +86,7 @@ pub struct Connection {
     unheard: VecDeque<Message>,
     violation: Option<Violation>,
     resuming: Option<BoxFuture<'static, ()>>,
+    heard_at: Instant,
     bad_frames: u32,
     frames_in: u64,
     frames_out: u64,
@@ -106,6 +109,7 @@ impl Connection {
             unheard: VecDeque::new(),
             violation: None,
             resuming: None,
+            heard_at: Instant::now(),
             bad_frames: 0,
             frames_in: 0,
             frames_out: 0,
@@ -155,14 +159,17 @@ impl Connection {
 
     /// Until one side wants to go; Ok if a farewell can still be said.
     async fn serve(&mut self, began: Instant) -> io::Result<()> {
-        let beat = Duration::from_secs(protocol::HEARTBEAT_SECONDS);
+        let beat = self.shared.heartbeat;
         let mut deadline = began + HELLO_WITHIN;
+        let mut ping_at = began + beat;
+        let (mut pings, mut said) = (0, 0);
         let stopping = self.shared.stopping.clone();
         loop {
             let outbox = self.outbox.clone();
             tokio::select! {
                 () = async { if let Some(resuming) = &mut self.resuming { resuming.await } }, if self.resuming.is_some() => {
                     self.resuming = None;
+                    self.heard_at = Instant::now();
                     if !self.attend().await {
                         return Ok(());
                     }
@@ -172,14 +179,8 @@ impl Connection {
                     if !self.read().await? {
                         return Ok(());
                     }
-                    if self.welcomed && deadline == began + HELLO_WITHIN {
-                        deadline = Instant::now() + beat;
-                    }
                 }
-                () = outbox.filled() => {
-                    self.outbox.take(&mut self.leaving);
-                    deadline = if self.welcomed { Instant::now() + beat } else { deadline };
-                }
+                () = outbox.filled() => self.outbox.take(&mut self.leaving),
                 writable = self.stream.writable(), if !self.leaving.is_empty() => writable?,
                 () = sleep_until(deadline) => {
                     if self.welcomed {
@@ -189,11 +190,24 @@ impl Connection {
                         self.outbox.close(Close::NO_HELLO);
                     }
                 }
+                () = sleep_until(ping_at) => {
+                    ping_at += beat;
+                    if self.resuming.is_none() && self.heard_at.elapsed() >= beat * 2 {
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, "silent for two beats"));
+                    }
+                    pings += u64::from(self.outbox.push(frame::ping(b"")));
+                }
                 () = stopping.cancelled(), if self.outbox.closed().is_none() => self.outbox.close(Close::GOING_AWAY),
             }
             self.write()?;
             if self.outbox.closed().is_some() {
                 return Ok(());
+            }
+            // a ping is nothing that the client's own code sees
+            let frames = self.outbox.pushed() - pings;
+            if self.welcomed && frames != said {
+                said = frames;
+                deadline = Instant::now() + beat;
             }
         }
     }
@@ -207,6 +221,7 @@ impl Connection {
                 "cut by the client without a close frame",
             )),
             Ok(count) => {
+                self.heard_at = Instant::now();
                 // off the stack, so that the future of a silent connection stays small
                 let arrived = Bytes::copy_from_slice(&buffer[..count]);
                 Box::pin(self.heard(&arrived)).await
@@ -327,7 +342,7 @@ impl Connection {
             "session": self.session,
             "userId": null,
             "expiresAt": null,
-            "heartbeatSeconds": protocol::HEARTBEAT_SECONDS,
+            "heartbeatSeconds": self.shared.heartbeat.as_secs(),
             "limits": {"rooms": protocol::MOST_ROOMS, "frameBytes": protocol::LARGEST_MESSAGE},
         }));
         self.command(Command::Enter {

@@ -9,6 +9,7 @@ use crm_relay::demo;
 use crm_relay::postgres::ConnectError;
 use crm_relay::schema::{self, SchemaError, Watch};
 use crm_relay::server::{self, Routes};
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -241,9 +242,28 @@ async fn serve(
         );
     }
     let address = listener.local_addr()?;
-    let ready = || println!("ready http://{address}/");
+    let ready = || {
+        println!("ready http://{address}/");
+        tell_systemd(&[NotifyState::Ready]);
+    };
+    if let Some(within) = sd_notify::watchdog_enabled() {
+        tokio::spawn(async move {
+            let mut food = tokio::time::interval(within / 3);
+            loop {
+                food.tick().await;
+                tell_systemd(&[NotifyState::Watchdog]);
+            }
+        });
+    }
     server::serve(config, listener, more, ready, stop).await?;
     Ok(())
+}
+
+/// Does nothing where there is no systemd.
+fn tell_systemd(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
 }
 
 /// Done at SIGTERM or SIGINT.
@@ -251,10 +271,19 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let mut signal = async move || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        signal().await;
+        tell_systemd(&[NotifyState::Stopping]);
+        // the second one: now
+        tokio::spawn(async move {
+            signal().await;
+            std::process::exit(130);
+        });
     })
 }
 

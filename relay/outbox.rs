@@ -55,6 +55,8 @@ struct Queue {
     frames: VecDeque<Bytes>,
     /// Bytes in `frames` and in what the connection took and has not written yet.
     bytes: usize,
+    /// Frames that were ever put in.
+    pushed: u64,
     closed: Option<Close>,
 }
 
@@ -87,6 +89,7 @@ impl Outbox {
             return false;
         }
         queue.bytes += frame.len();
+        queue.pushed += 1;
         queue.frames.push_back(frame);
         drop(queue);
         self.filled.notify_one();
@@ -99,10 +102,16 @@ impl Outbox {
         let mut queue = self.queue();
         if queue.closed.is_none() {
             queue.bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            queue.pushed += frames.len() as u64;
             queue.frames.extend(frames);
         }
         drop(queue);
         self.filled.notify_one();
+    }
+
+    /// How many frames were ever put in.
+    pub fn pushed(&self) -> u64 {
+        self.queue().pushed
     }
 
     /// Most bytes that may wait.

@@ -12,9 +12,6 @@ pub const MOST_ROOMS: usize = 1000;
 /// Largest message of a client, in bytes.
 pub const LARGEST_MESSAGE: usize = 65_536;
 
-/// After so many seconds in which nothing else was sent comes a heartbeat.
-pub const HEARTBEAT_SECONDS: u64 = 25;
-
 /// One frame of a client.
 #[derive(Debug, PartialEq)]
 pub enum Request {

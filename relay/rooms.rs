@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::event::{self, Changed, Event, Seen, View};
 use crate::frame;
 use crate::journal::RecordNow;
-use crate::outbox::Outbox;
+use crate::outbox::{Close, Outbox};
 use crate::recent::{Found, Recent};
 use crate::registry::holds;
 use crate::replay::{self, Replay};
@@ -85,6 +85,11 @@ pub enum Command {
         until: Arc<Place>,
         /// The events.
         past: Vec<Vec<Event>>,
+    },
+    /// The relay stops: everybody is told when to come back, and goes.
+    Drain {
+        /// Answered when all were told.
+        told: oneshot::Sender<()>,
     },
     /// Another history begins here than the one that clients know.
     EpochChanged(Arc<Place>),
@@ -263,6 +268,11 @@ impl Rooms {
                 }
             }
             Command::Remember { since, until, past } => self.recent.remember(since, &until, past),
+            Command::Drain { told } => {
+                self.drain();
+                // whoever asked may have lost patience
+                let _ = told.send(());
+            }
             Command::EpochChanged(place) => {
                 self.cursor.send_replace(place.text.clone());
                 let first = self.recent.now().cursor.epoch.is_empty();
@@ -275,6 +285,18 @@ impl Rooms {
                     self.snapshot(from);
                 }
             }
+        }
+    }
+
+    /// Each is told a moment of its own, so that not all come back at once.
+    fn drain(&mut self) {
+        let count = self.members.len() as u64;
+        let window = (count * 2).clamp(1000, 30_000);
+        for (place, membership) in self.members.values().enumerate() {
+            let after = 500 + window * place as u64 / count;
+            let text = json!({"type": "draining", "reconnectAfterMs": after}).to_string();
+            membership.outbox.push(frame::text(text.as_bytes()));
+            membership.outbox.close(Close::GOING_AWAY);
         }
     }
 

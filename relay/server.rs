@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use sha1::{Digest, Sha1};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::http::{HeaderMap, StatusCode, header};
@@ -32,7 +32,7 @@ use crate::connection::{Connection, Shared};
 use crate::history::History;
 use crate::reader::{Reader, Readiness, Told};
 use crate::registry::Registry;
-use crate::rooms::{Bounds, Rooms};
+use crate::rooms::{Bounds, Command, Rooms};
 use crate::throttle::Throttle;
 
 /// How long a client may take for the headers of a request.
@@ -94,11 +94,13 @@ pub async fn serve(
     );
     let reading = tokio::spawn(reader.run());
 
+    let rooms_know = commands.clone();
     let shared = Shared {
         rooms: commands,
         cursor: reached,
         history: Arc::new(History::new(config.database.clone(), watched.clone())),
         registry: watched,
+        heartbeat: config.heartbeat,
         queue_bytes: config.queue_bytes,
         stopping: stopping.clone(),
     };
@@ -144,20 +146,26 @@ pub async fn serve(
     }
     drop(listener);
     tracing::info!(connections = tasks.len(), "stopping");
-    stopping.cancel();
-    tasks.close();
-    if tokio::time::timeout(STOP_WITHIN, tasks.wait())
-        .await
-        .is_err()
-    {
+    // what was read is told, also what a throttle holds back; then everybody is told to go
+    reading.abort();
+    let farewell = async {
+        let _ = reading.await;
+        let _ = throttling.await;
+        let (told, all_told) = oneshot::channel();
+        if rooms_know.send(Command::Drain { told }).await.is_ok() {
+            let _ = all_told.await;
+        }
+        stopping.cancel();
+        tasks.close();
+        tasks.wait().await;
+    };
+    if tokio::time::timeout(STOP_WITHIN, farewell).await.is_err() {
+        stopping.cancel();
         tracing::warn!(
             connections = tasks.len(),
             "left behind: they did not end in time"
         );
     }
-    reading.abort();
-    throttling.abort();
-    // the reader's sender was the last but those of routes that are dropped with the service
     rooms.abort();
     tracing::info!("stopped");
     Ok(())

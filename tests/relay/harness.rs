@@ -416,9 +416,8 @@ impl Relay {
         );
     }
 
-    /// Ends it as systemd would.
-    pub async fn stop(mut self) -> ExitStatus {
-        self.signal("TERM");
+    /// How it ended, once it was told to.
+    pub async fn stop_signalled(mut self) -> ExitStatus {
         timeout(DEADLINE, self.child.wait())
             .await
             .expect("it ends in time")

@@ -1,7 +1,5 @@
 //! What a client may say, and what becomes of it when it says something else.
 
-use std::time::Duration;
-
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
@@ -289,8 +287,51 @@ async fn the_relay_says_goodbye_when_it_stops() {
     relay.signal("TERM");
     assert_eq!(client.closed().await, 1001);
     drop(client);
-    let status = tokio::time::timeout(Duration::from_secs(10), relay.stop())
-        .await
-        .expect("it ends");
+    let status = relay.stop_signalled().await;
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn each_client_is_told_its_own_moment_to_come_back() {
+    let (_database, relay) = relay().await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(Client::connect(&relay).await);
+    }
+    relay.signal("TERM");
+    let mut moments = Vec::new();
+    for client in &mut clients {
+        let draining = client.next_frame().await;
+        assert_eq!(draining["type"], "draining");
+        moments.push(draining["reconnectAfterMs"].as_u64().unwrap());
+        assert_eq!(client.closed().await, 1001);
+    }
+    moments.sort();
+    moments.dedup();
+    assert_eq!(moments.len(), 10);
+    assert!(moments[9] - moments[0] >= 900, "{moments:?}");
+    drop(clients);
+    assert!(relay.stop_signalled().await.success());
+}
+
+#[tokio::test]
+async fn who_is_silent_for_two_beats_is_gone_and_who_answers_pings_stays() {
+    let database = Database::create().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_HEARTBEAT", "1s");
+    })
+    .await;
+    // reads nothing and so answers nothing
+    let silent = Client::connect(&relay).await;
+    let mut alive = Client::connect(&relay).await;
+    for _ in 0..4 {
+        assert_eq!(alive.next_frame().await["type"], "heartbeat");
+    }
+    assert!(
+        relay.logs().contains("silent for two beats"),
+        "{}",
+        relay.logs()
+    );
+    assert_eq!(alive.ping().await["type"], "pong");
+    drop(silent);
 }
