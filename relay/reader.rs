@@ -56,6 +56,8 @@ pub struct Told {
     pub readiness: watch::Sender<Readiness>,
     /// What is watched.
     pub registry: watch::Sender<Arc<Registry>>,
+    /// What clients are told: there must be something before they are let in.
+    pub cursor: watch::Receiver<Arc<str>>,
 }
 
 #[derive(Debug, Error)]
@@ -129,6 +131,15 @@ impl Reader {
         self.read_registry(&journal).await?;
         let rings = journal.rings().await?;
         self.read(&journal).await?;
+        if self
+            .told
+            .cursor
+            .wait_for(|cursor| !cursor.is_empty())
+            .await
+            .is_err()
+        {
+            return Err(Interrupted::Stopped);
+        }
         tracing::info!(database = %self.database.target(), cursor = %self.place.text, rings, "reading the journal");
         self.told.readiness.send_replace(Readiness::Ready);
         self.remember(&journal).await?;

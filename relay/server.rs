@@ -90,6 +90,7 @@ pub async fn serve(
         Told {
             readiness,
             registry,
+            cursor: reached.clone(),
         },
     );
     let reading = tokio::spawn(reader.run());
