@@ -73,6 +73,8 @@ fn relink_history(history: Vec<Change>) -> Result<Vec<Change>, BadImage> {
             Some(gone) if gone.action == Action::Deleted && change.action == Action::Created => {
                 *gone = Change {
                     action: Action::Updated,
+                    // who is named as the creator has not made this change
+                    actor: gone.actor.take(),
                     old_image: gone.old_image.take(),
                     rooms_before: std::mem::take(&mut gone.rooms_before),
                     ..change

@@ -58,7 +58,9 @@ impl From<tokio_postgres::Error> for SchemaError {
 
 /// The SQL that `install` runs: the schema in one transaction, then the CRM's tables.
 pub fn install_sql(crm_schema: &str, doorbell: Option<&str>) -> [String; 2] {
-    let mut schema = String::from("begin;\nset local client_min_messages = warning;\n");
+    let mut schema = String::from(
+        "begin;\nset local search_path = pg_catalog, pg_temp;\nset local client_min_messages = warning;\nset local lock_timeout = '5s';\n",
+    );
     for file in FILES {
         schema.push_str(file);
         schema.push('\n');

@@ -4,6 +4,9 @@ create schema if not exists crm_relay;
 comment on schema crm_relay is
   'crm-relay: captures changes of watched tables and hands them to the relay; see sql/README.md';
 
+-- create: to own their functions; taken away again at the end
+grant usage, create on schema crm_relay
+  to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_capture, crm_relay_prune;
 grant usage on schema crm_relay
   to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
 
@@ -42,9 +45,10 @@ create table if not exists crm_relay.module (
   large_from integer not null default 1024 check (large_from > 0),
   part_of text references crm_relay.module (module),
   part_link text,
-  part_query text,
+  chosen text[] not null default '{}',
   constraint module_name check (module ~ '^[a-z_][a-z0-9_]{0,62}$' and module not in ('user', 'team', 'broker')),
-  constraint part_whole check ((part_of is null) = (part_link is null) and (part_of is null) = (part_query is null))
+  constraint part_whole check ((part_of is null) = (part_link is null)),
+  constraint hidden_is_hidden check (not hidden_columns && (key_columns || access_columns))
 );
 comment on table crm_relay.module is 'the registry: one row for each watched table; written by crm_relay.watch() and unwatch()';
 comment on column crm_relay.module.module is 'name of the module in rooms and events, such as listings';
@@ -62,8 +66,8 @@ comment on column crm_relay.module.large_from is
   'a column that an update leaves as it was is left out of the images from this many bytes on';
 comment on column crm_relay.module.part_of is 'the module whose records this table''s rows belong to; null for a table of its own';
 comment on column crm_relay.module.part_link is 'the column of that module''s table that names the row of this one';
-comment on column crm_relay.module.part_query is
-  'finds in that module''s table (%s) the records that a row ($1, its id) belongs to: their keys and access columns';
+comment on column crm_relay.module.chosen is
+  'which of these were chosen by whoever watched the table; the others follow the table when it is watched again';
 
 grant select on crm_relay.module to crm_relay_part, crm_relay_snapshot;
 grant select on crm_relay.module, crm_relay.setting

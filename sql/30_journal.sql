@@ -47,35 +47,39 @@ comment on column crm_relay.change.record_image is 'of a part: key and access co
 -- A fixed ring of partitions, more than the retention needs. An expired one is truncated, never
 -- detached or dropped, and there is no default partition: detach, drop and create wait for every
 -- open transaction of the CRM, and every writer waits behind them.
+-- Each only where it is not there yet: even looking again would wait for writers that are open, and
+-- all other writers would wait behind it.
 do $ring$
-begin
-  for slot in 0..9 loop
-    execute format('create table if not exists crm_relay.change_%s partition of crm_relay.change for values in (%s)', slot, slot);
-    execute format('comment on table crm_relay.change_%s is %L', slot, 'a slot of the journal''s ring; read crm_relay.change');
-    execute format('grant select, truncate on crm_relay.change_%s to crm_relay_prune', slot);
-  end loop;
-end
-$ring$;
-
-create index if not exists change_txid on crm_relay.change (txid);
-comment on index crm_relay.change_txid is 'for the relay, which reads from snapshot to snapshot';
-create index if not exists change_record on crm_relay.change (module, record_id, txid);
-comment on index crm_relay.change_record is 'for the history of one record, also from a snapshot on';
-
-do $compression$
 declare
+  partition text;
   image text;
 begin
-  foreach image in array array['old_image', 'new_image', 'record_image'] loop
-    execute format('alter table crm_relay.change alter column %I set compression lz4', image);
-    for slot in 0..9 loop
-      execute format('alter table crm_relay.change_%s alter column %I set compression lz4', slot, image);
-    end loop;
+  for slot in 0..9 loop
+    partition := format('crm_relay.change_%s', slot);
+    if to_regclass(partition) is null then
+      execute format('create table %s partition of crm_relay.change for values in (%s)', partition, slot);
+      execute format('comment on table %s is %L', partition, 'a slot of the journal''s ring; read crm_relay.change');
+      execute format('grant select, truncate on %s to crm_relay_prune', partition);
+    end if;
   end loop;
+  if to_regclass('crm_relay.change_txid') is null then
+    create index change_txid on crm_relay.change (txid);
+    comment on index crm_relay.change_txid is 'for the relay, which reads from snapshot to snapshot';
+  end if;
+  if to_regclass('crm_relay.change_record') is null then
+    create index change_record on crm_relay.change (module, record_id, txid);
+    comment on index crm_relay.change_record is 'for the history of one record, also from a snapshot on';
+    foreach image in array array['old_image', 'new_image', 'record_image'] loop
+      execute format('alter table crm_relay.change alter column %I set compression lz4', image);
+      for slot in 0..9 loop
+        execute format('alter table crm_relay.change_%s alter column %I set compression lz4', slot, image);
+      end loop;
+    end loop;
+  end if;
 exception when feature_not_supported or invalid_parameter_value then
-  raise notice 'crm_relay: this server was built without lz4; images are compressed by pglz, which costs writers more';
+  raise exception 'crm_relay: this server was built without lz4, which keeps the journal small and its writers fast';
 end
-$compression$;
+$ring$;
 
 grant insert on crm_relay.change to crm_relay_capture;
 grant usage on sequence crm_relay.change_seq to crm_relay_capture;
@@ -103,6 +107,10 @@ declare
   newest timestamptz;
   fresh boolean;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'crm_relay: prune() in a transaction of isolation level %, which does not see what others committed',
+      current_setting('transaction_isolation') using hint = 'call it in a transaction of isolation level read committed';
+  end if;
   -- one at a time, whoever calls: two would only wait for each other
   if not pg_try_advisory_xact_lock('crm_relay.setting'::regclass::oid::int, 1) then
     return;

@@ -4,8 +4,9 @@ create or replace function crm_relay.readable(image json) returns json
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+  -- not where the backslash is itself escaped
   select case when position(E'\\u0000' in image::text) > 0
-              then replace(image::text, E'\\u0000', E'\\ufffd\\u2400\\ufffd')::json
+              then regexp_replace(image::text, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd\\\\u2400\\\\ufffd', 'g')::json
               else image end
 $$;
 comment on function crm_relay.readable(json) is
@@ -22,6 +23,11 @@ begin
   if seen <> image::text and position(E'\\ufffd\\u2400\\ufffd' in image::text) > 0 then
     raise exception 'crm_relay: an image holds both \u0000 and what stands for it';
   end if;
+  -- a column that has another name by now must not get out under it
+  if (select count(*) from json_object_keys(seen::json) as keys (key) where key = any (columns)) < cardinality(columns) then
+    raise exception 'crm_relay: not all of the columns % are there any more', columns
+      using hint = 'watch the table again';
+  end if;
   select json_object_agg(key, value) into rest from json_each(seen::json) where key <> all (columns);
   if seen <> image::text then
     rest := replace(rest::text, E'\\ufffd\\u2400\\ufffd', E'\\u0000')::json;
@@ -36,6 +42,11 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  -- a dump that was restored without its owners must not lend anybody's rights to the rows' casts
+  if current_user <> 'crm_relay_image' then
+    raise exception 'crm_relay: image() belongs to %, it must belong to crm_relay_image', current_user
+      using hint = 'run crm-relay install again';
+  end if;
   if cardinality(hidden) > 0 then
     return crm_relay.without(row_to_json(record), hidden);
   end if;
@@ -58,6 +69,9 @@ as $$
 declare
   id text;
 begin
+  if exists (select from unnest(key_columns) k where image -> k is null) then
+    return null; -- a column that has another name by now
+  end if;
   if cardinality(key_columns) = 1 then
     id := coalesce(image ->> key_columns[1], '');
   else
@@ -66,35 +80,75 @@ begin
         from unnest(key_columns) with ordinality as keys (key_column, place)
        order by place));
   end if;
-  if octet_length(id) > 2000 then
-    raise exception 'crm_relay: a record id of % bytes; more than 2000 do not fit into an index', octet_length(id);
-  end if;
-  return id;
+  return case when octet_length(id) <= 2000 then id end; -- more does not fit into an index
 end
 $$;
 comment on function crm_relay.record_id(json, text[]) is
-  'a record''s id from its image: the key''s text; of several columns a JSON array of their texts';
+  'a record''s id from its image: the key''s text; of several columns a JSON array of their texts; null if it has none that can be used';
 
-create or replace function crm_relay.records_of(part crm_relay.module, id text, out record_ids text[], out record_images json[])
+create or replace function crm_relay.base_type(type oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive bases (type, base) as (
+    select t.oid, t.typbasetype from pg_type t where t.oid = base_type.type
+    union all
+    select t.oid, t.typbasetype from bases b join pg_type t on t.oid = b.base
+  )
+  select format_type(b.type, -1) from bases b where b.base = 0
+$$;
+comment on function crm_relay.base_type(oid) is
+  'a type by its name, a domain by that of what it is made of: its checks are somebody''s code';
+
+create or replace function crm_relay.records_of(part crm_relay.module, ids text[], out record_ids text[], out record_images json[])
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '10ms' -- the part's writer must not wait for whoever alters the record's table
 as $$
 declare
   parent crm_relay.module;
+  columns text;
+  link text;
 begin
+  if current_user <> 'crm_relay_part' then
+    raise exception 'crm_relay: records_of() belongs to %, it must belong to crm_relay_part', current_user
+      using hint = 'run crm-relay install again';
+  end if;
   select * into strict parent from crm_relay.module m where m.module = part.part_of;
   -- the table itself, whatever its name is by now, and not a view that was put in its place
   if not exists (select from pg_class c where c.oid = parent.relation and c.relkind in ('r', 'p')) then
     raise exception 'crm_relay: module % has no table any more', parent.module;
   end if;
-  execute format(part.part_query, parent.relation) into record_ids, record_images using id;
+  -- rendering a type of the owner's own could run the owner's code: an enum goes by its label, a domain
+  -- by what it is made of, anything else not at all
+  select string_agg(
+           format('%L, ', a.attname) || case
+             when t.typtype = 'e' then format('enum_out(r.%I)::text', a.attname)
+             when t.typtype = 'd' then format('r.%I::%s', a.attname, crm_relay.base_type(t.oid))
+             when t.oid < 16384 then format('r.%I', a.attname)
+           end, ', ')
+    into columns
+    from unnest(parent.key_columns || parent.access_columns) k (name)
+    left join pg_attribute a on a.attrelid = parent.relation and a.attname = k.name and not a.attisdropped
+    left join pg_type t on t.oid = a.atttypid
+   having bool_and(coalesce(t.typtype in ('e', 'd') or t.oid < 16384, false));
+  select format('r.%I operator(pg_catalog.=) any ($1::%s[])', a.attname, crm_relay.base_type(a.atttypid)) into link
+    from pg_attribute a
+   where a.attrelid = parent.relation and a.attname = part.part_link and not a.attisdropped;
+  if columns is null or link is null then
+    raise exception 'crm_relay: the key, access and link columns of % are not what they were when % was watched', parent.relation, part.relation;
+  end if;
+  execute format('select array_agg(crm_relay.record_id(image, $2)), array_agg(image)
+                    from (select json_build_object(%s) as image from %s r where %s) parents', columns, parent.relation, link)
+     into record_ids, record_images using ids, parent.key_columns;
 end
 $$;
-comment on function crm_relay.records_of(crm_relay.module, text) is
-  'the records that a part''s row belongs to; runs as a role that may do only this, because looking can run the table owner''s code, too (policies, views)';
-alter function crm_relay.records_of(crm_relay.module, text) owner to crm_relay_part;
-revoke all on function crm_relay.records_of(crm_relay.module, text) from public;
-grant execute on function crm_relay.records_of(crm_relay.module, text) to crm_relay_capture;
+comment on function crm_relay.records_of(crm_relay.module, text[]) is
+  'the records that rows of a part belong to; runs as a role that may do only this, because looking can run the table owner''s code, too (policies, views)';
+alter function crm_relay.records_of(crm_relay.module, text[]) owner to crm_relay_part;
+revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_type(oid) from public;
+grant execute on function crm_relay.records_of(crm_relay.module, text[]) to crm_relay_capture;
+grant execute on function crm_relay.base_type(oid) to crm_relay_part, crm_relay_snapshot;
 
 create or replace function crm_relay.actor(watched crm_relay.module, old_image json, new_image json) returns text
 language plpgsql stable
@@ -111,6 +165,10 @@ begin
     return null;
   end if;
   if old_image is null then
+    -- a row that comes from another partition was not made here
+    if new_image ->> watched.version_column <> '1' then
+      return null;
+    end if;
     foreach column_name in array watched.created_by_columns loop
       if new_image ->> column_name is not null then
         return new_image ->> column_name;
@@ -175,38 +233,49 @@ declare
   new_id text;
   actor_id text;
   unchanged text[];
+  is_told boolean;
   record_ids text[];
   record_images json[];
   role_name text := coalesce(nullif(current_setting('role'), 'none'), session_user);
   application_name text := current_setting('application_name');
 begin
   select * into watched from crm_relay.module m where m.module = tg_argv[0];
-  if not found then
-    return null; -- unwatched while the trigger is still there
+  -- whoever may make triggers on a table of their own must not speak for another module
+  if found and watched.relation <> tg_relid
+     and not exists (select from pg_partition_ancestors(tg_relid) a where a.relid = watched.relation) then
+    return null;
   end if;
   select * into settings from crm_relay.setting;
 
   -- Nothing in a row may make the CRM's write fail. The block takes no transaction id of its own,
   -- because it only reads.
   begin
-    if tg_op <> 'INSERT' then
+    -- a transaction that looked before the table was watched sees no registry: then nothing is known
+    is_told := watched.module is not null;
+    if is_told and tg_op <> 'INSERT' then
       old_row := crm_relay.image(old, watched.hidden_columns);
       old_seen := crm_relay.readable(old_row);
       old_id := crm_relay.record_id(old_seen, watched.key_columns);
+      is_told := old_id is not null;
     end if;
-    if tg_op <> 'DELETE' then
+    if is_told and tg_op <> 'DELETE' then
       new_row := crm_relay.image(new, watched.hidden_columns);
       new_seen := crm_relay.readable(new_row);
       new_id := crm_relay.record_id(new_seen, watched.key_columns);
+      is_told := new_id is not null;
     end if;
-    if tg_op = 'UPDATE' and old_row::text = new_row::text then
+    if is_told and tg_op = 'UPDATE' and old_row::text = new_row::text then
       return null; -- nothing that anybody may see has changed
     end if;
-    actor_id := crm_relay.actor(watched, old_seen, new_seen);
+    -- both have to fit into one journal row
+    is_told := is_told and coalesce(octet_length(old_row::text), 0) + coalesce(octet_length(new_row::text), 0) < 500000000;
+    if is_told then
+      actor_id := crm_relay.actor(watched, old_seen, new_seen);
+    end if;
 
     -- Leave out what is large and unchanged, except where the record moves: whoever sees it enter
     -- gets the whole record.
-    if tg_op = 'UPDATE' and old_id = new_id and octet_length(new_row::text) >= watched.large_from
+    if is_told and tg_op = 'UPDATE' and old_id = new_id and octet_length(new_row::text) >= watched.large_from
        and not exists (
          select from unnest(watched.access_columns) as access (column_name)
           where old_seen ->> column_name is distinct from new_seen ->> column_name) then
@@ -220,19 +289,24 @@ begin
         new_row := crm_relay.without(new_row, unchanged);
       end if;
     end if;
-    if watched.part_of is not null then
+    if is_told and watched.part_of is not null then
+      -- before a cascade has reached the records they still name the old key
       select r.record_ids, r.record_images into record_ids, record_images
-        from crm_relay.records_of(watched, coalesce(new_id, old_id)) r;
+        from crm_relay.records_of(watched, array_remove(array[old_id, new_id], null)) r;
     end if;
-  exception when others then
-    -- Such as a row whose json would be longer than Postgres can hold, or a record's table that was
-    -- changed so that its part's look-up fails: say that something changed.
-    insert into crm_relay.change (slot, module, action, db_user, db_role, application)
-    values (crm_relay.slot(clock_timestamp(), settings.retention), coalesce(watched.part_of, watched.module),
-            'truncated', session_user, role_name, application_name);
-    perform crm_relay.ring(coalesce(watched.part_of, watched.module), settings.doorbell);
-    return null;
+  exception when others or assert_failure then
+    -- such as a cast of the owner's that raises, or a record's table that was changed so that its
+    -- part's look-up fails
+    is_told := false;
   end;
+  if not is_told then
+    -- say that something changed
+    insert into crm_relay.change (slot, module, action, db_user, db_role, application)
+    values (crm_relay.slot(clock_timestamp(), coalesce(settings.retention, '7 days')), coalesce(tg_argv[1], tg_argv[0]),
+            'truncated', session_user, role_name, application_name);
+    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(settings.doorbell, 'always'));
+    return null;
+  end if;
 
   if watched.part_of is not null then
     insert into crm_relay.change (slot, module, action, record_id, part, part_id, actor,
@@ -275,14 +349,15 @@ declare
   settings crm_relay.setting;
 begin
   select * into watched from crm_relay.module m where m.module = tg_argv[0];
-  if not found then
+  if found and watched.relation <> tg_relid
+     and not exists (select from pg_partition_ancestors(tg_relid) a where a.relid = watched.relation) then
     return null;
   end if;
   select * into settings from crm_relay.setting;
   insert into crm_relay.change (slot, module, action, db_user, db_role, application)
-  values (crm_relay.slot(clock_timestamp(), settings.retention), coalesce(watched.part_of, watched.module), 'truncated',
+  values (crm_relay.slot(clock_timestamp(), coalesce(settings.retention, '7 days')), coalesce(tg_argv[1], tg_argv[0]), 'truncated',
           session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'));
-  perform crm_relay.ring(coalesce(watched.part_of, watched.module), settings.doorbell);
+  perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(settings.doorbell, 'always'));
   return null;
 end
 $$;
@@ -295,5 +370,7 @@ alter function crm_relay.actor(crm_relay.module, json, json) owner to crm_relay_
 alter function crm_relay.ring(text, text) owner to crm_relay_capture;
 alter function crm_relay.capture() owner to crm_relay_capture;
 alter function crm_relay.capture_truncate() owner to crm_relay_capture;
-revoke all on function crm_relay.capture(), crm_relay.capture_truncate(), crm_relay.ring(text, text),
-  crm_relay.actor(crm_relay.module, json, json) from public;
+revoke all on function crm_relay.ring(text, text), crm_relay.actor(crm_relay.module, json, json) from public;
+-- a new partition copies the triggers of its table with the rights of whoever creates it; only the
+-- schema's own privileges keep others from naming these functions, and they look whose table it is
+grant execute on function crm_relay.capture(), crm_relay.capture_truncate() to public;

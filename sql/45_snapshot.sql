@@ -17,6 +17,10 @@ declare
   condition text;
   image json;
 begin
+  if current_user <> 'crm_relay_snapshot' then
+    raise exception 'crm_relay: record_now() belongs to %, it must belong to crm_relay_snapshot', current_user
+      using hint = 'run crm-relay install again';
+  end if;
   select * into strict watched from crm_relay.module m where m.module = record_now.module and m.part_of is null;
   -- Reading a view in the table's place, or a table under policies, would run their owner's code with
   -- the rights of this function's owner.
@@ -26,15 +30,13 @@ begin
     raise exception 'crm_relay: module % cannot be read', watched.module
       using hint = 'it has no table any more, or row level security: alter role crm_relay_snapshot bypassrls';
   end if;
-  -- the base type of a domain: its checks are the owner's code, too
   select string_agg(
            format('r.%I operator(pg_catalog.=) %s::%s', k.name,
                   case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end,
-                  format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null)), ' and ')
+                  crm_relay.base_type(a.atttypid)), ' and ')
     into condition
     from unnest(watched.key_columns) with ordinality as k (name, place)
-    join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name
-    join pg_type t on t.oid = a.atttypid;
+    join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name;
   begin
     execute format('select crm_relay.image(r, $2) from %s r where %s', watched.relation, condition)
        into image using id, watched.hidden_columns;

@@ -1,11 +1,12 @@
 -- watch and unwatch: add the triggers to a table and take them away again
 
-create or replace function crm_relay.add_triggers(target regclass, module text) returns void
+create or replace function crm_relay.add_triggers(target regclass, module text, part_of text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  argument bytea := convert_to(module, 'UTF8') || decode('00', 'hex');
+  given text := concat_ws(', ', quote_literal(module), quote_literal(part_of));
+  argument bytea := convert_to(module, 'UTF8') || decode('00', 'hex') || coalesce(convert_to(part_of, 'UTF8') || decode('00', 'hex'), '');
   leaf regclass;
 begin
   -- Creating a trigger locks out writers until the transaction ends, so what stands is left alone.
@@ -14,26 +15,27 @@ begin
     select from pg_trigger t
      where t.tgrelid = target and t.tgname = '!crm_relay' and t.tgfoid = 'crm_relay.capture()'::regprocedure
        and t.tgtype = 1 + 4 + 8 + 16 -- for each row, insert, delete, update
-       and t.tgenabled = 'O' and t.tgqual is null and t.tgattr::text = '' and t.tgargs = argument) then
+       and t.tgenabled in ('O', 'A') and t.tgqual is null and t.tgattr::text = '' and t.tgargs = argument) then
     execute format('create or replace trigger "!crm_relay" after insert or update or delete on %s '
-                   'for each row execute function crm_relay.capture(%L)', target, module);
+                   'for each row execute function crm_relay.capture(%s)', target, given);
     execute format('comment on trigger "!crm_relay" on %s is %L', target, 'crm-relay: writes each change to crm_relay.change');
   end if;
   -- a truncate fires the triggers of the tables that it names and of their partitions, no others
-  for leaf in select relid from pg_partition_tree(target) union select target loop
+  for leaf in select t.relid from pg_partition_tree(target) t join pg_class c on c.oid = t.relid and c.relkind <> 'f'
+              union select target loop
     if not exists (
       select from pg_trigger t
        where t.tgrelid = leaf and t.tgname = '!crm_relay_truncate' and t.tgfoid = 'crm_relay.capture_truncate()'::regprocedure
          and t.tgtype = 32 -- for each statement, truncate
-         and t.tgenabled = 'O' and t.tgargs = argument) then
+         and t.tgenabled in ('O', 'A') and t.tgargs = argument) then
       execute format('create or replace trigger "!crm_relay_truncate" after truncate on %s '
-                     'for each statement execute function crm_relay.capture_truncate(%L)', leaf, module);
+                     'for each statement execute function crm_relay.capture_truncate(%s)', leaf, given);
       execute format('comment on trigger "!crm_relay_truncate" on %s is %L', leaf, 'crm-relay: tells everybody to fetch anew');
     end if;
   end loop;
 end
 $$;
-comment on function crm_relay.add_triggers(regclass, text) is
+comment on function crm_relay.add_triggers(regclass, text, text) is
   'gives a table (and for truncate its partitions) the relay''s triggers, unless they stand as they should';
 
 create or replace function crm_relay.watch(
@@ -57,9 +59,8 @@ declare
   present crm_relay.module;
   columns text[];
   missing text[];
-  part_columns text;
-  link_type text;
-  grantee text;
+  readable text;
+  part regclass;
   namespace text;
 begin
   if (select relkind from pg_class where oid = target) not in ('r', 'p') then
@@ -67,6 +68,15 @@ begin
       using hint = 'views, foreign tables and sequences have no row triggers that could be trusted; watch the table behind it';
   end if;
   select nspname into namespace from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target;
+  if (select relpersistence from pg_class where oid = target) = 't' then
+    raise exception 'crm_relay: % is temporary', target;
+  end if;
+  if exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = target and not c.relispartition) then
+    raise notice 'crm_relay: other tables inherit from %: watch them, too, their rows are captured by themselves', target;
+  end if;
+  -- what was dropped since
+  delete from crm_relay.module m where not exists (select from pg_class c where c.oid = m.relation)
+     and not exists (select from crm_relay.module p where p.part_of = m.module);
   if namespace in ('crm_relay', 'pg_catalog', 'information_schema') then
     raise exception 'crm_relay: % belongs to schema %, which is never watched', target, namespace;
   end if;
@@ -79,15 +89,22 @@ begin
   select m.* into present from crm_relay.module m where m.relation = target;
 
   watched.relation := target;
+  watched.chosen := array(
+    select distinct c from unnest(coalesce(present.chosen, '{}') || array_remove(array[
+      case when event is not null then 'event' end,
+      case when key_columns is not null then 'key_columns' end,
+      case when access_columns is not null then 'access_columns' end,
+      case when hidden_columns is not null then 'hidden_columns' end,
+      case when quiet_columns is not null then 'quiet_columns' end], null)) c order by c);
   watched.module := coalesce(module, present.module,
     (select lower(regexp_replace(relname, '[^a-zA-Z0-9_]+', '_', 'g')) from pg_class where oid = target));
   if watched.module in ('user', 'team', 'broker') then
     raise exception 'crm_relay: no module may be called %', watched.module
       using hint = 'that is the name of a scope in room names; give another: watch(…, module => ''…'')';
   end if;
-  watched.event := coalesce(event, present.event,
+  watched.event := coalesce(event, case when 'event' = any (present.chosen) then present.event end,
     upper(regexp_replace(regexp_replace(watched.module, 'ies$', 'ys'), 's$', '')));
-  watched.key_columns := coalesce(key_columns, present.key_columns,
+  watched.key_columns := coalesce(key_columns, case when 'key_columns' = any (present.chosen) then present.key_columns end,
     (select array_agg(a.attname::text order by k.place)
        from pg_index i
       cross join unnest(i.indkey::int2[]) with ordinality as k (attnum, place)
@@ -97,31 +114,28 @@ begin
     raise exception 'crm_relay: % has no primary key', target
       using hint = 'say which columns tell its rows apart: watch(…, key_columns => ''{…}'')';
   end if;
-  watched.access_columns := coalesce(access_columns, present.access_columns,
+  watched.access_columns := coalesce(access_columns, case when 'access_columns' = any (present.chosen) then present.access_columns end,
     array(select c from unnest(columns) c
            where c = any ('{owner_id,listing_agent_id,agent_id,user_id,team_id,broker_id,is_private,access_level,lead_id}')));
-  watched.hidden_columns := coalesce(hidden_columns, present.hidden_columns,
+  watched.hidden_columns := coalesce(hidden_columns, case when 'hidden_columns' = any (present.chosen) then present.hidden_columns end,
     array(select c from unnest(columns) c
            where lower(c) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])));
-  watched.quiet_columns := coalesce(quiet_columns, present.quiet_columns,
+  watched.quiet_columns := coalesce(quiet_columns, case when 'quiet_columns' = any (present.chosen) then present.quiet_columns end,
     array(select c from unnest(columns) c where c = any ('{updated_at,version,last_modified_by}')));
   missing := array(
-    select c from unnest(watched.key_columns || coalesce(access_columns, '{}') || coalesce(hidden_columns, '{}')
-                         || coalesce(quiet_columns, '{}')) c
+    select c from unnest(watched.key_columns || watched.access_columns || watched.hidden_columns || watched.quiet_columns) c
      where c <> all (columns));
   if missing <> '{}' then
     raise exception 'crm_relay: % has no column %', target, array_to_string(missing, ', ')
       using hint = 'its columns are ' || array_to_string(columns, ', ');
   end if;
-  if watched.key_columns && watched.hidden_columns then
-    raise exception 'crm_relay: a key cannot be hidden: %', array_to_string(watched.key_columns, ', ');
+  if watched.hidden_columns && (watched.key_columns || watched.access_columns) then
+    raise exception 'crm_relay: what tells records apart, or decides who sees them, cannot be hidden: %', array_to_string(watched.hidden_columns, ', ');
   end if;
-  watched.created_by_columns := coalesce(present.created_by_columns,
-    array(select c from unnest('{created_by,user_id}'::text[]) c where c = any (columns)));
-  watched.modified_by_column := coalesce(present.modified_by_column,
-    (select c from unnest(columns) c where c = 'last_modified_by'));
-  watched.version_column := coalesce(present.version_column, (select c from unnest(columns) c where c = 'version'));
-  watched.deleted_by_column := coalesce(present.deleted_by_column, (select c from unnest(columns) c where c = 'deleted_by'));
+  watched.created_by_columns := array(select c from unnest('{created_by,user_id}'::text[]) c where c = any (columns));
+  watched.modified_by_column := (select c from unnest(columns) c where c = 'last_modified_by');
+  watched.version_column := (select c from unnest(columns) c where c = 'version');
+  watched.deleted_by_column := (select c from unnest(columns) c where c = 'deleted_by');
   watched.large_from := coalesce(present.large_from, 1024);
   watched.part_of := coalesce(part_of, present.part_of);
   watched.part_link := coalesce(part_link, present.part_link);
@@ -135,28 +149,24 @@ begin
     if cardinality(watched.key_columns) <> 1 then
       raise exception 'crm_relay: a part needs a key of one column, % has %', target, array_to_string(watched.key_columns, ', ');
     end if;
-    -- the base type of a domain: its checks are the table owner's code
-    select format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null) into link_type
-      from pg_attribute a join pg_type t on t.oid = a.atttypid
-     where a.attrelid = parent.relation and a.attname = watched.part_link and not a.attisdropped;
-    if link_type is null then
+    if not exists (select from pg_attribute a where a.attrelid = parent.relation and a.attname = watched.part_link and not a.attisdropped) then
       raise exception 'crm_relay: % has no column % that could name a row of %', parent.relation, watched.part_link, target
         using hint = 'say which: watch(…, part_link => ''…'')';
     end if;
-    -- only columns of built-in types: rendering any other could run the table owner's code
-    select string_agg(format('%L, r.%I', a.attname, a.attname), ', '), string_agg(quote_ident(a.attname), ', ')
-      into part_columns, grantee
-      from pg_attribute a
-     where a.attrelid = parent.relation and not a.attisdropped and a.atttypid < 16384
-       and a.attname::text = any (parent.key_columns || parent.access_columns);
-    watched.part_query :=
-      replace(format('select array_agg(crm_relay.record_id(image, %L)), array_agg(image) from (select pg_catalog.json_build_object(%s) as image from ',
-                     parent.key_columns, part_columns), '%', '%%')
-      || '%s'
-      || replace(format(' r where r.%I operator(pg_catalog.=) $1::%s) parents', watched.part_link, link_type), '%', '%%');
-    execute format('grant usage on schema %I to crm_relay_part',
-                   (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = parent.relation));
-    execute format('grant select (%s, %I) on %s to crm_relay_part', grantee, watched.part_link, parent.relation);
+    -- see crm_relay.records_of(): rendering another type could run its owner's code
+    select string_agg(quote_ident(a.attname), ', ') into readable
+      from pg_attribute a join pg_type t on t.oid = a.atttypid
+     where a.attrelid = parent.relation and a.attname::text = any (parent.key_columns || parent.access_columns)
+       and t.typtype not in ('e', 'd') and t.oid >= 16384;
+    if readable is not null then
+      raise exception 'crm_relay: columns % of % have types of somebody''s own, which a change of % cannot show', readable, parent.relation, target
+        using hint = 'leave them out of the key and access columns: watch(…, access_columns => ''{…}'')';
+    end if;
+    select string_agg(quote_ident(c), ', ') into readable
+      from unnest(parent.key_columns || parent.access_columns || watched.part_link) c;
+    execute format('grant usage on schema %s to crm_relay_part',
+                   (select c.relnamespace::regnamespace from pg_class c where c.oid = parent.relation));
+    execute format('grant select (%s) on %s to crm_relay_part', readable, parent.relation);
     if (select relrowsecurity from pg_class where oid = parent.relation)
        and not (select rolbypassrls from pg_roles where rolname = 'crm_relay_part') then
       raise notice 'crm_relay: % has row level security; so that changes of % find its rows: alter role crm_relay_part bypassrls', parent.relation, target;
@@ -175,14 +185,18 @@ begin
     quiet_columns = excluded.quiet_columns, created_by_columns = excluded.created_by_columns,
     modified_by_column = excluded.modified_by_column, version_column = excluded.version_column,
     deleted_by_column = excluded.deleted_by_column, part_of = excluded.part_of,
-    part_link = excluded.part_link, part_query = excluded.part_query
+    part_link = excluded.part_link, chosen = excluded.chosen
   where (module.*) is distinct from (excluded.*);
 
-  perform crm_relay.add_triggers(target, watched.module);
+  perform crm_relay.add_triggers(target, watched.module, watched.part_of);
   if watched.part_of is null then
     execute format('grant usage on schema %I to crm_relay_snapshot', namespace);
     execute format('grant select on %s to crm_relay_snapshot', target);
   end if;
+  -- its parts may read what their changes are judged by
+  for part in select m.relation from crm_relay.module m where m.part_of = watched.module loop
+    perform crm_relay.watch(part);
+  end loop;
   return watched;
 end
 $$;
@@ -278,10 +292,13 @@ create or replace procedure crm_relay.watch_crm(crm_schema text default 'public'
 language plpgsql
 as $$
 declare
+  event text;
   wanted record;
   target regclass;
   missing text;
 begin
+  -- a procedure that commits cannot pin this by itself
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
   for wanted in
     select * from (values
       (1, 'escrows',      'ESCROW',      'owner_id', null, null),
@@ -313,9 +330,11 @@ begin
         target, pg_catalog.quote_literal(target);
       continue;
     end if;
+    -- what was chosen since stays
+    select wanted.event into event where not exists (select from crm_relay.module m where m.relation = target);
     call crm_relay.in_short_transaction(
       pg_catalog.format('select crm_relay.watch(%L, event => %L, part_of => %L, part_link => %L)',
-                        target, wanted.event, wanted.part_of, wanted.part_link), target::text);
+                        target, event, wanted.part_of, wanted.part_link), target::text);
     select pg_catalog.string_agg(expected, ', ') into missing
       from pg_catalog.unnest(pg_catalog.string_to_array(wanted.owners
              || ',user_id,team_id,broker_id,is_private,access_level,version,updated_at,last_modified_by,created_by,deleted_by', ',')) expected
@@ -335,6 +354,8 @@ as $$
 declare
   target regclass;
 begin
+  -- a procedure that commits cannot pin this by itself
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
   loop
     -- parts before the modules that they belong to
     select m.relation into target from crm_relay.module m order by m.part_of is null, m.module limit 1;
@@ -348,6 +369,6 @@ comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in 
 
 revoke all on function
   crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text),
-  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text) from public;
+  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text) from public;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;

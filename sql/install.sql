@@ -6,8 +6,11 @@
 \else
   \set crm_schema public
 \endif
+-- whoever may create functions in the CRM's schemas must not lend us theirs
+set search_path = pg_catalog, pg_temp;
 begin;
 set local client_min_messages = warning;
+set local lock_timeout = '5s';
 \ir 00_guard.sql
 \ir 10_roles.sql
 \ir 20_schema.sql

@@ -231,3 +231,57 @@ async fn the_demo_needs_a_database_of_its_own_and_leaves_it_as_it_was() {
                  where n.nspname in ('public', 'crm_relay')";
     assert_eq!(empty.value(left).await, "0");
 }
+
+#[tokio::test]
+async fn installing_again_holds_up_nobody_who_writes() {
+    let database = Database::create().await;
+    let open = database.connect().await;
+    open.batch_execute("begin; insert into leads (first_name) values ('open')")
+        .await
+        .unwrap();
+    let url = database.url();
+    let install = tokio::task::spawn_blocking(move || crm_relay(&url, &["install"]));
+    while !install.is_finished() {
+        database
+            .execute("set statement_timeout = '2s'; insert into escrows (display_id) values ('x')")
+            .await;
+    }
+    let installed = install.await.unwrap();
+    assert!(installed.status.success(), "{}", text(&installed.stderr));
+    open.batch_execute("commit").await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_owns_the_tables_and_may_create_roles_can_install() {
+    let database = Database::bare().await;
+    let owner = format!("owner_{}", uuid::Uuid::new_v4().simple());
+    database
+        .execute(&format!("create role {owner} login createrole; grant all on schema public to {owner}; grant create on database {} to {owner}; set role {owner}", database.name()))
+        .await;
+    database.execute(include_str!("../../deploy/crm.sql")).await;
+    let url = database
+        .url()
+        .replace("//postgres@", &format!("//{owner}@"));
+    for arguments in [
+        &["install"][..],
+        &["install"],
+        &["watch", "teams"],
+        &["unwatch", "teams"],
+    ] {
+        let done = crm_relay(&url, arguments);
+        assert!(
+            done.status.success(),
+            "{arguments:?}: {}",
+            text(&done.stderr)
+        );
+    }
+    database.execute("insert into contacts (id, phone) values ('00000000-0000-4000-8000-00000000000c', '1'); insert into clients (contact_id) select id from contacts; update contacts set phone = '2'").await;
+    database.execute("reset role").await;
+    let told = "select string_agg(action, ' ' order by seq) from crm_relay.change";
+    assert_eq!(database.value(told).await, "created updated");
+    let gone = crm_relay(&url, &["uninstall"]);
+    assert!(gone.status.success(), "{}", text(&gone.stderr));
+    database
+        .execute(&format!("drop owned by {owner}; drop role {owner}"))
+        .await;
+}

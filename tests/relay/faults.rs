@@ -294,7 +294,8 @@ async fn a_poll_reads_the_index_and_only_what_is_new() {
         .and_then(|rest| rest.split(' ').next())
         .and_then(|hits| hits.parse().ok())
         .unwrap_or_else(|| panic!("{plan}"));
-    assert!(read < 200, "{read} pages for one row\n{plan}");
+    // the catalogs that functions look into are most of them; the open transaction's rows are 1000 more
+    assert!(read < 500, "{read} pages for one row\n{plan}");
 }
 
 #[tokio::test]

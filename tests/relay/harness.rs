@@ -127,6 +127,10 @@ impl Database {
         &self.client
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn url(&self) -> String {
         url_of(&self.name)
     }

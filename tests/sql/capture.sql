@@ -1,7 +1,7 @@
 -- the trigger: what it writes, who it names, and that nothing makes it raise
 
 begin;
-select plan(37);
+select plan(42);
 
 create function pg_temp.last(wanted text) returns text language plpgsql as $$
 declare
@@ -125,9 +125,28 @@ select crm_relay.watch('moods');
 select lives_ok($$ insert into moods values (1, 'fine') $$, 'a cast that raises does not stop the writer');
 select is(pg_temp.last('action'), 'truncated', 'it is told as an upheaval of its module');
 
--- unwatched while the trigger is still there
+-- a transaction that looked before the table was watched sees no registry row
 delete from crm_relay.module where module = 'moods';
-select lives_ok($$ insert into moods values (2, 'fine') $$, 'a trigger without its registry row does nothing');
+select lives_ok($$ insert into moods values (2, 'fine') $$, 'a trigger that sees no registry row stops nobody');
+select is(pg_temp.last('action') || ' ' || pg_temp.last('module'), 'truncated moods', 'and says that something changed');
+
+-- names that changed since
+create table renamed (id int primary key, password_hash text, note text);
+select crm_relay.watch('renamed');
+insert into renamed values (1, 'secret', 'a');
+alter table renamed rename password_hash to pw;
+update renamed set note = 'b';
+select is(pg_temp.last('action'), 'truncated', 'a hidden column does not get out under another name');
+select crm_relay.watch('renamed', hidden_columns => '{pw}');
+update renamed set note = 'c';
+select ok(pg_temp.last('new_image') not like '%secret%' and pg_temp.last('action') = 'updated', 'watched again it is hidden again');
+alter table renamed rename id to number;
+update renamed set note = 'd';
+select is(pg_temp.last('action'), 'truncated', 'a key that is not there is no record');
+create table text_keys (id text primary key);
+select crm_relay.watch('text_keys');
+insert into text_keys values ('a\u0000b');
+select is(pg_temp.last('record_id'), 'a\u0000b', 'a key that looks like an escape stays as it is');
 
 select * from finish();
 rollback;

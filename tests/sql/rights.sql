@@ -1,7 +1,7 @@
 -- who owns a watched table gains nothing by the trigger
 
 begin;
-select plan(13);
+select plan(17);
 
 create role mallory;
 grant create, usage on schema public to mallory;
@@ -91,12 +91,35 @@ select is_empty($$ select from crm_relay.change where record_id = 'forged' $$, '
 set local role mallory;
 select throws_like(
   $$ create trigger mine after insert on public.pieces for each row execute function crm_relay.capture('leads') $$,
-  '%permission denied%', 'nobody may name another module in a trigger of their own');
+  '%permission denied%', 'nobody may make a trigger of their own with the relay''s function');
+reset role;
+-- and if they could
+create table public.mine (id int primary key);
+create trigger mine after insert on public.mine for each row execute function crm_relay.capture('leads');
+insert into public.mine values (1);
+select is_empty($$ select from crm_relay.change where module = 'leads' and record_id = '1' $$, 'it would not speak for another''s module');
+set local role mallory;
+-- what a new partition needs
+create table public.halls (id int, place text, primary key (id, place)) partition by list (place);
+reset role;
+select crm_relay.watch('public.halls');
+set local role mallory;
+select lives_ok($$ create table public.halls_a partition of public.halls for values in ('a') $$, 'an owner may add partitions to a watched table');
+insert into public.halls values (1, 'a');
 select throws_like($$ select crm_relay.changes_since('3f2a91c0.1:1:.') $$, '%permission denied%', 'the journal is not for everybody');
 select throws_like($$ select * from crm_relay.audit $$, '%permission denied%', 'nor the audit view');
 select throws_like($$ select crm_relay.epoch() $$, '%permission denied%', 'nor anything else');
 reset role;
 
+select is((select count(*) from crm_relay.change where module = 'halls'), 1::bigint, 'whose rows are captured');
+
+-- a dump that was restored without its owners
+alter function crm_relay.image(anyelement, text[]) owner to current_user;
+set local role mallory;
+delete from public.loot;
+insert into public.traps values (2, 'x');
+reset role;
+select is_empty('select from public.loot', 'a function that belongs to a superuser by mistake lends its rights to nobody''s code');
 -- and after all that
 select ok(not rolcanlogin and not rolsuper, 'the role of the trigger is a plain one') from pg_roles where rolname = 'crm_relay_capture';
 
