@@ -250,6 +250,14 @@ impl Journal {
         Ok(row.get(0))
     }
 
+    /// Empties a journal that was restored from another server, and tells whether it was.
+    pub async fn renew(&self) -> Result<bool, JournalError> {
+        let row = (self.session.client)
+            .query_one("select crm_relay.renew()", &[])
+            .await?;
+        Ok(row.get(0))
+    }
+
     /// Truncates slots whose time is over; returns their names.
     pub async fn prune(&self) -> Result<Vec<String>, JournalError> {
         let rows = self

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification};
 
-/// How long a host may take to answer a connection attempt.
+/// How long a session may take to open, over all hosts that the URL names.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long sent data may stay unacknowledged before the session counts as lost.
@@ -68,9 +68,11 @@ impl Database {
         // a standby's snapshot does not tell which transactions are open
         config
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT / 4)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
-            .keepalives_idle(Duration::from_secs(10));
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(3))
+            .keepalives_retries(3);
         Ok(Database { config })
     }
 
@@ -99,6 +101,17 @@ impl Database {
 
     /// Opens a session; `purpose` shows in `pg_stat_activity` as `crm-relay <purpose>`.
     pub async fn session(&self, purpose: &str) -> Result<Session, ConnectError> {
+        // a server that takes the connection and says nothing is none
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.open(purpose));
+        opened.await.unwrap_or_else(|_| {
+            Err(ConnectError::Refused {
+                target: self.target(),
+                reason: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+            })
+        })
+    }
+
+    async fn open(&self, purpose: &str) -> Result<Session, ConnectError> {
         let refused = |error: tokio_postgres::Error| ConnectError::Refused {
             target: self.target(),
             reason: chain(&error),

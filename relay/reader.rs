@@ -68,6 +68,8 @@ enum Interrupted {
     Journal(#[from] JournalError),
     #[error(transparent)]
     Unheard(#[from] Unheard),
+    #[error("history is another than the one that was read")]
+    OtherHistory,
     #[error("the rooms are gone")]
     Stopped,
 }
@@ -126,11 +128,21 @@ impl Reader {
     async fn read_on(&mut self) -> Result<std::convert::Infallible, Interrupted> {
         // the bell first: what is committed from here on rings, what was before is read
         let mut doorbell = Doorbell::hang(&self.database).await?;
-        let journal = Journal::open(self.database.session("reader").await?).await?;
-        self.find_position(&journal).await?;
-        self.read_registry(&journal).await?;
-        let rings = journal.rings().await?;
-        self.read(&journal).await?;
+        let opening = async {
+            let journal = Journal::open(self.database.session("reader").await?).await?;
+            self.find_position(&journal).await?;
+            self.read_registry(&journal).await?;
+            let rings = journal.rings().await?;
+            Ok::<_, Interrupted>((journal, rings))
+        };
+        let (journal, rings) = tokio::select! {
+            opened = opening => opened?,
+            unheard = doorbell.watch() => return Err(unheard.into()),
+        };
+        tokio::select! {
+            read = self.read(&journal) => { read?; }
+            unheard = doorbell.watch() => return Err(unheard.into()),
+        }
         if self
             .told
             .cursor
@@ -142,7 +154,10 @@ impl Reader {
         }
         tracing::info!(database = %self.database.target(), cursor = %self.place.text, rings, "reading the journal");
         self.told.readiness.send_replace(Readiness::Ready);
-        self.remember(&journal).await?;
+        tokio::select! {
+            remembered = self.remember(&journal) => remembered?,
+            unheard = doorbell.watch() => return Err(unheard.into()),
+        }
 
         let mut safety = tokio::time::interval(if rings {
             SAFETY_POLL
@@ -159,29 +174,48 @@ impl Reader {
                 _ = safety.tick() => false,
                 () = self.rooms.closed() => return Err(Interrupted::Stopped),
             };
-            let found = self.read(&journal).await?;
-            if !rung && rings && found > 0 {
-                tracing::warn!(changes = found, "found changes that no bell had announced");
-            }
-            if looked_around.elapsed() >= SAFETY_POLL {
-                looked_around = Instant::now();
-                self.read_registry(&journal).await?;
-            }
-            if pruned.elapsed() >= PRUNE_EVERY {
-                pruned = Instant::now();
-                match journal.prune().await {
-                    Ok(slots) if slots.is_empty() => {}
-                    Ok(slots) => {
-                        tracing::info!(slots = slots.join(", "), "truncated slots of the journal")
-                    }
-                    Err(error) => tracing::warn!(%error, "could not prune the journal"),
+            let look = async {
+                let found = self.read(&journal).await?;
+                if !rung && rings && found > 0 {
+                    tracing::warn!(changes = found, "found changes that no bell had announced");
                 }
+                if looked_around.elapsed() >= SAFETY_POLL {
+                    looked_around = Instant::now();
+                    self.check_history(&journal).await?;
+                    self.read_registry(&journal).await?;
+                }
+                if pruned.elapsed() >= PRUNE_EVERY {
+                    pruned = Instant::now();
+                    prune(&journal).await;
+                }
+                Ok::<_, Interrupted>(())
+            };
+            // for as long as the doorbell is heard: a look that never ends is cut off by it
+            tokio::select! {
+                looked = look => looked?,
+                unheard = doorbell.watch() => return Err(unheard.into()),
             }
         }
     }
 
+    /// Whether what was read is still what happened.
+    async fn check_history(&self, journal: &Journal) -> Result<(), Interrupted> {
+        let Some((known, position)) = &self.reached else {
+            return Ok(());
+        };
+        if journal.epoch().await? == *known && journal.still_holds(position).await? {
+            return Ok(());
+        }
+        Err(Interrupted::OtherHistory)
+    }
+
     /// The position to go on from: the one that was reached, if history is still the same.
     async fn find_position(&mut self, journal: &Journal) -> Result<(), Interrupted> {
+        if journal.renew().await? {
+            tracing::warn!(
+                "the journal held transactions that this server has not come to: it was restored from elsewhere and begins anew"
+            );
+        }
         let epoch = journal.epoch().await?;
         if let Some((known, position)) = &self.reached {
             if *known == epoch && journal.still_holds(position).await? {
@@ -301,6 +335,14 @@ impl Reader {
         }
         self.handed_on.insert(txid, seq);
         Ok(())
+    }
+}
+
+async fn prune(journal: &Journal) {
+    match journal.prune().await {
+        Ok(slots) if slots.is_empty() => {}
+        Ok(slots) => tracing::info!(slots = slots.join(", "), "truncated slots of the journal"),
+        Err(error) => tracing::warn!(%error, "could not prune the journal"),
     }
 }
 

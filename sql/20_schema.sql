@@ -72,4 +72,4 @@ comment on column crm_relay.module.chosen is
 grant select on crm_relay.module to crm_relay_part, crm_relay_snapshot;
 grant select on crm_relay.module, crm_relay.setting
   to crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
-grant update (pruned_txid, pruned_at) on crm_relay.setting to crm_relay_prune;
+grant update (pruned_txid, pruned_at, install_id) on crm_relay.setting to crm_relay_prune;

@@ -150,3 +150,26 @@ comment on function crm_relay.prune(xid8) is
 alter function crm_relay.prune(xid8) owner to crm_relay_prune;
 revoke all on function crm_relay.prune(xid8) from public;
 grant execute on function crm_relay.prune(xid8) to crm_relay_serve;
+
+create or replace function crm_relay.renew() returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- such rows would come to be read as new when the server gets to their transactions
+  if not exists (select from crm_relay.change c where c.txid >= pg_snapshot_xmax(pg_current_snapshot()) and c.txid <> coalesce(pg_current_xact_id_if_assigned(), '0')) then
+    return false;
+  end if;
+  for slot in 0..9 loop
+    execute format('truncate table crm_relay.change_%s', slot);
+  end loop;
+  update crm_relay.setting set install_id = gen_random_uuid(), pruned_txid = '0', pruned_at = clock_timestamp();
+  return true;
+end
+$$;
+comment on function crm_relay.renew() is
+  'empties a journal that holds transactions which this server has not come to, as after the restore of a dump, and makes its history another; tells whether it did';
+alter function crm_relay.renew() owner to crm_relay_prune;
+revoke all on function crm_relay.renew() from public;
+grant execute on function crm_relay.renew() to crm_relay_serve;
+grant select on crm_relay.change to crm_relay_prune;

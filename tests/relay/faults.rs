@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Client, Cluster, Database, Relay, connect};
+use crate::harness::{Client, Cluster, Database, Pooler, Relay, connect};
 
 const ONE: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -344,4 +344,104 @@ async fn the_relay_needs_no_more_rights_than_its_role() {
     assert_eq!(client.next_event().await["data"], json!({"status": "lost"}));
     drop(relay);
     database.execute(&format!("drop role {login}")).await;
+}
+
+#[tokio::test]
+async fn a_pooler_between_is_named() {
+    let database = Database::create().await;
+    let pooler = Pooler::start(&database).await;
+    let relay = Relay::begin(&pooler.url(), |_| {});
+    relay.logged("a transaction pooler such as PgBouncer").await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopped_is_noticed_and_what_it_did_after_is_told() {
+    let cluster = Cluster::start().await;
+    let session = connect(&cluster.url()).await;
+    session
+        .batch_execute(&format!("insert into leads (id) values ('{ONE}')"))
+        .await
+        .unwrap();
+    let relay = Relay::start(&cluster.url()).await;
+    let mut client = Client::connect(&relay).await;
+    client.subscribe(&[format!("leads:{ONE}")]).await;
+    cluster.signal("STOP");
+    relay.logged("not reading the journal").await;
+    assert_eq!(relay.get("/readyz", "").await.0, 503);
+    cluster.signal("CONT");
+    session
+        .batch_execute("update leads set status = 'contacted'")
+        .await
+        .unwrap();
+    assert_eq!(
+        client.next_event().await["data"],
+        json!({"status": "contacted"})
+    );
+    relay.ready().await;
+}
+
+#[tokio::test]
+async fn a_journal_emptied_by_hand_is_another_history() {
+    let (database, relay, mut client) = lead().await;
+    database
+        .execute("update leads set status = 'contacted'")
+        .await;
+    let cursor = client.next_event().await["cursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    database
+        .execute("update leads set status = 'qualified'")
+        .await;
+    client.next_event().await;
+    database.execute("truncate crm_relay.change").await;
+    let resync = client.next_event().await;
+    assert_eq!(resync["rooms"][0]["reason"], "epoch_changed", "{resync}");
+    let mut back = Client::connect(&relay).await;
+    let answer = back.resume(&[format!("leads:{ONE}")], &cursor).await;
+    assert_eq!(answer["resync"][0]["reason"], "epoch_changed", "{answer}");
+    database.execute("update leads set status = 'lost'").await;
+    assert_eq!(client.next_event().await["data"], json!({"status": "lost"}));
+}
+
+#[tokio::test]
+async fn a_promoted_standby_is_another_history() {
+    let cluster = Cluster::start().await;
+    let insert = format!("insert into leads (id) values ('{ONE}')");
+    connect(&cluster.url())
+        .await
+        .batch_execute(&insert)
+        .await
+        .unwrap();
+    let standby = cluster.standby();
+    // the standby comes first and must not be read
+    let both = standby.url().replace(
+        &format!("127.0.0.1:{}", standby.port()),
+        &format!("127.0.0.1:{},127.0.0.1:{}", standby.port(), cluster.port()),
+    );
+    let relay = Relay::start(&both).await;
+    let mut client = Client::connect(&relay).await;
+    client.subscribe(&[format!("leads:{ONE}")]).await;
+    connect(&cluster.url())
+        .await
+        .batch_execute("update leads set status = 'contacted'")
+        .await
+        .unwrap();
+    let cursor = client.next_event().await["cursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    cluster.crash();
+    standby.promote();
+    let resync = client.next_event().await;
+    assert_eq!(resync["rooms"][0]["reason"], "epoch_changed", "{resync}");
+    let mut back = Client::connect(&relay).await;
+    let answer = back.resume(&[format!("leads:{ONE}")], &cursor).await;
+    assert_eq!(answer["resync"][0]["reason"], "epoch_changed", "{answer}");
+    connect(&standby.url())
+        .await
+        .batch_execute("update leads set status = 'lost'")
+        .await
+        .unwrap();
+    assert_eq!(client.next_event().await["data"]["status"], "lost");
 }

@@ -185,25 +185,7 @@ impl Cluster {
     /// With the CRM's tables and the relay's schema in database `postgres`, and data that survives a
     /// crash (fsync on).
     pub async fn start() -> Cluster {
-        let directory =
-            std::env::temp_dir().join(format!("crm-relay-test-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir(&directory).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let cluster = Cluster { directory, port };
-        if is_root() {
-            assert!(
-                Program::new("chown")
-                    .arg("postgres")
-                    .arg(&cluster.directory)
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-        }
+        let cluster = Cluster::empty();
         let data = cluster.data();
         cluster.program(
             "initdb",
@@ -234,8 +216,82 @@ impl Cluster {
         cluster
     }
 
+    /// A place and a port for a server.
+    fn empty() -> Cluster {
+        let directory =
+            std::env::temp_dir().join(format!("crm-relay-test-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&directory).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let cluster = Cluster { directory, port };
+        if is_root() {
+            assert!(
+                Program::new("chown")
+                    .arg("postgres")
+                    .arg(&cluster.directory)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+        cluster
+    }
+
     pub fn url(&self) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A signal to the server and all its sessions.
+    pub fn signal(&self, name: &str) {
+        let pid = std::fs::read_to_string(format!("{}/postmaster.pid", self.data())).unwrap();
+        let pid = pid.lines().next().unwrap();
+        // sessions are the server's children; each is a process group of its own
+        let children = Program::new("pgrep").args(["-P", pid]).output().unwrap();
+        let children = String::from_utf8_lossy(&children.stdout).into_owned();
+        let all: Vec<&str> = children.lines().chain([pid]).collect();
+        let name = format!("-{name}");
+        // one that has ended meanwhile is no matter
+        let _ = Program::new("kill")
+            .arg(name)
+            .args(all)
+            .stderr(Stdio::null())
+            .status();
+    }
+
+    /// A standby that follows this one.
+    pub fn standby(&self) -> Cluster {
+        let standby = Cluster::empty();
+        let port = self.port.to_string();
+        standby.program(
+            "pg_basebackup",
+            &[
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port,
+                "-U",
+                "postgres",
+                "-D",
+                &standby.data(),
+                "-R",
+                "-c",
+                "fast",
+            ],
+        );
+        standby.start_again();
+        standby
+    }
+
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        self.program("pg_ctl", &["-D", &self.data(), "-w", "promote"]);
     }
 
     /// As if the power went.
@@ -303,6 +359,69 @@ impl Drop for Cluster {
                 self.directory.display()
             );
         }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// PgBouncer in transaction mode before a database.
+pub struct Pooler {
+    child: std::process::Child,
+    directory: std::path::PathBuf,
+    url: String,
+}
+
+impl Pooler {
+    pub async fn start(database: &Database) -> Pooler {
+        let directory =
+            std::env::temp_dir().join(format!("crm-relay-pooler-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&directory).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let server: tokio_postgres::Config = database.url().parse().unwrap();
+        let settings = format!(
+            "[databases]\n{} = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\nignore_startup_parameters = extra_float_digits\n",
+            database.name(),
+            server.get_ports()[0],
+        );
+        let file = directory.join("pgbouncer.ini");
+        std::fs::write(&file, settings).unwrap();
+        let mut pgbouncer = if is_root() {
+            let mut runuser = Program::new("runuser");
+            runuser.args(["-u", "postgres", "--", "/usr/sbin/pgbouncer"]);
+            runuser
+        } else {
+            Program::new("pgbouncer")
+        };
+        let child = pgbouncer
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let url = format!("postgresql://postgres@127.0.0.1:{port}/{}", database.name());
+        let up = async { while TcpStream::connect(("127.0.0.1", port)).await.is_err() {} };
+        timeout(DEADLINE, up).await.expect("PgBouncer listens");
+        Pooler {
+            child,
+            directory,
+            url,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let children = Program::new("pkill")
+            .args(["-P", &self.child.id().to_string()])
+            .status();
+        let _ = (children, self.child.kill(), self.child.wait());
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -1,7 +1,7 @@
 -- reading: rooms, changes since a cursor, the audit view, pruning
 
 begin;
-select plan(25);
+select plan(28);
 
 -- rooms
 select is(crm_relay.rooms_of('listings', '{"listing_agent_id": "a", "team_id": "t", "broker_id": "b", "is_private": false}'),
@@ -59,6 +59,14 @@ values (crm_relay.slot(now() - interval '9 days', '7 days'), 'leads', 'truncated
 select is_empty('select crm_relay.prune()', 'nor is anything of a transaction that may still be open');
 update crm_relay.setting set retention = '1 hour';
 select lives_ok($$ select crm_relay.prune() $$, 'another retention is obeyed');
+
+-- a journal from another server
+select is(crm_relay.renew(), false, 'a journal of this server''s own stays');
+create temporary table before as select install_id from crm_relay.setting;
+insert into crm_relay.change (slot, txid, module, action, db_user, db_role, application)
+values (0, (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 1000)::text::xid8, 'leads', 'truncated', 'x', 'x', 'x');
+select is(crm_relay.renew(), true, 'one with transactions that are yet to come begins anew');
+select ok((select count(*) from crm_relay.change) = 0 and (select b.install_id <> s.install_id from before b, crm_relay.setting s), 'empty, and as another history');
 
 select * from finish();
 rollback;

@@ -37,7 +37,7 @@ select is_empty(
 select is(
   (select string_agg(p.proname || ' as ' || p.proowner::regrole, ', ' order by p.proname) from pg_proc p
     where p.pronamespace = 'crm_relay'::regnamespace and p.prosecdef),
-  'capture as crm_relay_capture, capture_truncate as crm_relay_capture, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part',
+  'capture as crm_relay_capture, capture_truncate as crm_relay_capture, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune',
   'these functions run with the rights of their owner, and no others');
 select is_empty(
   $$ select p.oid::regprocedure from pg_proc p
@@ -59,7 +59,7 @@ select is(
   (select string_agg(grantee || ' ' || lower(privilege_type), ', ' order by grantee, privilege_type)
      from information_schema.role_table_grants
     where table_schema = 'crm_relay' and grantee like 'crm\_relay\_%' and table_name = 'change'),
-  'crm_relay_audit select, crm_relay_capture insert, crm_relay_serve select',
+  'crm_relay_audit select, crm_relay_capture insert, crm_relay_prune select, crm_relay_serve select',
   'the trigger may only add to the journal, the relay and the DBA may only read it');
 select is_empty(
   $$ select relation::text from (
