@@ -14,19 +14,19 @@ use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::frame::{self, Decoder, Message, Violation};
-use crate::history::{History, Told};
+use crate::history::History;
 use crate::outbox::{Close, Outbox};
 use crate::protocol::{self, Refusal, Request};
 use crate::registry::{Registry, is_scope};
-use crate::replay::Replay;
-use crate::rooms::{Command, FromSnapshot, Member, Resume};
+use crate::rooms::{Command, Member};
 use crate::snapshot::Cursor;
+use crate::subscription;
 
 /// How long a client may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -39,10 +39,6 @@ const SLOW_CLOSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Bad frames after which a connection is closed.
 const MOST_BAD_FRAMES: u32 = 16;
-
-/// How often the journal is asked for one subscription: once for the cursor, once for what was missed,
-/// and again where memory moved on meanwhile.
-const MOST_LOOKS: u32 = 4;
 
 /// Most frames in one write; Linux takes 1024 (`IOV_MAX`).
 const FRAMES_A_WRITE: usize = 64;
@@ -406,11 +402,13 @@ impl Connection {
         let member = self.member;
         match since {
             Some(since) if !granted.is_empty() => {
-                let resume = resume(self.shared.clone(), member, granted, since, answer);
+                let resume =
+                    subscription::resume(self.shared.clone(), member, granted, since, answer);
                 self.resuming = Some(Box::pin(resume));
             }
             _ if snapshot && !granted.is_empty() => {
-                let begin = from_snapshot(self.shared.clone(), member, granted, answer);
+                let begin =
+                    subscription::from_snapshot(self.shared.clone(), member, granted, answer);
                 self.resuming = Some(Box::pin(begin));
             }
             _ => {
@@ -521,98 +519,6 @@ impl Connection {
         // a client that does not finish is left
         timeout(within, farewell).await.unwrap_or(Ok(()))
     }
-}
-
-/// Subscribes from a cursor: from memory, else from the journal, else with the reason why not.
-async fn resume(
-    shared: Shared,
-    member: Member,
-    rooms: Vec<String>,
-    since: Cursor,
-    mut answer: Map<String, Value>,
-) {
-    let mut journal = None;
-    let mut reason = "too_many_changes";
-    for _ in 0..MOST_LOOKS {
-        let (unanswered, wanted) = oneshot::channel();
-        let resume = Box::new(Resume {
-            member,
-            rooms: rooms.clone(),
-            since: since.clone(),
-            journal: journal.take(),
-            answer: answer.clone(),
-            unanswered,
-        });
-        if shared.rooms.send(Command::Resume(resume)).await.is_err() {
-            return;
-        }
-        let Ok(what) = wanted.await else {
-            return; // answered
-        };
-        match shared.history.ask(what, &since, &rooms).await {
-            Ok(Told::Missed(missed)) => journal = Some(missed),
-            Ok(Told::Resync(why)) => {
-                reason = why;
-                break;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not look up what a client missed: it fetches anew");
-                reason = "cursor_too_old";
-                break;
-            }
-        }
-    }
-    let resync = Replay::none(&rooms, reason).resync;
-    answer.insert("resync".to_owned(), resync.into());
-    subscribe(&shared, member, rooms, answer).await;
-}
-
-/// Subscribes with the records as they are; where they cannot be read, without them.
-async fn from_snapshot(
-    shared: Shared,
-    member: Member,
-    rooms: Vec<String>,
-    mut answer: Map<String, Value>,
-) {
-    for _ in 0..MOST_LOOKS {
-        let (records, at) = match shared.history.records_now(&rooms).await {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::warn!(%error, "could not read records for a client: it fetches them itself");
-                break;
-            }
-        };
-        let (unanswered, again) = oneshot::channel();
-        let from = Box::new(FromSnapshot {
-            member,
-            rooms: rooms.clone(),
-            records,
-            at,
-            answer: answer.clone(),
-            unanswered,
-        });
-        if shared.rooms.send(Command::Snapshot(from)).await.is_err() || again.await.is_err() {
-            return; // answered
-        }
-    }
-    let resync = Replay::none(&rooms, "too_many_changes").resync;
-    answer.insert("resync".to_owned(), resync.into());
-    subscribe(&shared, member, rooms, answer).await;
-}
-
-async fn subscribe(
-    shared: &Shared,
-    member: Member,
-    rooms: Vec<String>,
-    answer: Map<String, Value>,
-) {
-    let subscribe = Command::Subscribe {
-        member,
-        rooms,
-        answer,
-    };
-    // the rooms' task outlives every connection
-    let _ = shared.rooms.send(subscribe).await;
 }
 
 fn bad_frame(message: &str) -> Refusal {

@@ -23,7 +23,8 @@
 //! | [`recent`], [`replay`] | what was told lately, and what of it a client missed that comes back | Postgres |
 //! | [`outbox`], [`connection`] | what waits for one client, and its socket | other clients |
 //!
-//! Beside the way: [`history`] (reads the journal for those who come back), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
+//! Beside the way: [`subscription`] and [`history`] (those who come back, and the journal's word to
+//! them), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
 //! [`config`] (settings), [`traffic`] (the log of events), [`demo`] (a small CRM to try it with).
 //!
@@ -72,5 +73,6 @@ pub mod rooms;
 pub mod schema;
 pub mod server;
 pub mod snapshot;
+pub mod subscription;
 pub mod throttle;
 pub mod traffic;

@@ -1,6 +1,6 @@
 //! The command `crm-relay`: parses, binds, and hands over.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -129,6 +129,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// To standard output; a reader that has gone away, such as `head`, has seen enough.
+fn print(line: String) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let unreachable = |error: &ConnectError| matches!(error, ConnectError::Refused { .. });
     let refused = error
@@ -145,7 +150,6 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
-    let print = |line: String| println!("{line}");
     match command {
         Command::Serve(given) => {
             let config = given.serving()?;
@@ -243,7 +247,7 @@ async fn serve(
     }
     let address = listener.local_addr()?;
     let ready = || {
-        println!("ready http://{address}/");
+        print(format!("ready http://{address}/"));
         tell_systemd(&[NotifyState::Ready]);
     };
     if let Some(within) = sd_notify::watchdog_enabled() {

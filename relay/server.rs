@@ -226,11 +226,12 @@ fn routes(
     readiness: watch::Receiver<Readiness>,
     upgrades: Upgrades,
 ) -> Routes {
+    let read = || warp::get().or(warp::head()).unify();
     let healthz = warp::path!("healthz")
-        .and(warp::get())
+        .and(read())
         .map(|| json_reply(StatusCode::OK, &json!({"status": "alive"})));
     let readyz = warp::path!("readyz")
-        .and(warp::get())
+        .and(read())
         .map(move || match &*readiness.borrow() {
             Readiness::Ready => json_reply(StatusCode::OK, &json!({"status": "ready"})),
             Readiness::Unready(reason) => json_reply(

@@ -20,12 +20,17 @@ fn read(path: &str) -> String {
 /// The relay's Rust files, without their tests.
 fn sources() -> Vec<(String, String)> {
     let mut sources = Vec::new();
-    for entry in std::fs::read_dir(format!("{ROOT}/relay")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
-            sources.push((path.display().to_string(), code));
+    let mut folders = vec![std::path::PathBuf::from(format!("{ROOT}/relay"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+                sources.push((path.display().to_string(), code));
+            }
         }
     }
     assert!(sources.len() > 20);
