@@ -258,6 +258,10 @@ fn routes(
                             "this HTTP connection cannot be upgraded; use HTTP/1.1",
                         );
                     };
+                    // nothing is known of tables and history yet, so nothing true could be told
+                    if shared.cursor.borrow().is_empty() {
+                        return not_now("not ready yet: Postgres is still to be reached");
+                    }
                     let Ok(place) = upgrades.places.clone().try_acquire_owned() else {
                         tracing::warn!(%peer, "refused: no place left, see RELAY_MAX_CONNECTIONS");
                         return not_now("no place left for another connection");

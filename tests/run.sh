@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all tests, or the parts that are named: format clippy rust sql shell browser.
+# Runs all tests, or the parts that are named: format clippy rust sql shell browser chaos.
 # Installs what is missing; every part that needs Postgres starts one of its own.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -42,12 +42,14 @@ part_clippy() { cargo clippy --all-targets --locked -- -D warnings; }
 part_rust() { deploy/postgres.sh run -- cargo test --locked; }
 part_sql() { deploy/postgres.sh run -- tests/sql/run.sh; }
 part_shell() { shellcheck deploy/*.sh tests/*.sh tests/*/*.sh .ci/run; }
+# the short form; tests/chaos.sh --minutes 60 is the long one
+part_chaos() { tests/chaos.sh; }
 part_browser() { cargo build --locked && tests/browser/run.sh; }
 
-if [ $# -gt 0 ]; then parts=("$@"); else parts=(format clippy rust sql shell browser); fi
+if [ $# -gt 0 ]; then parts=("$@"); else parts=(format clippy rust sql shell browser chaos); fi
 for part in "${parts[@]}"; do
   if ! declare -F "part_$part" >/dev/null; then
-    echo "tests/run.sh: there is no part \"$part\"; parts are format clippy rust sql shell browser" >&2
+    echo "tests/run.sh: there is no part \"$part\"; parts are format clippy rust sql shell browser chaos" >&2
     exit 2
   fi
 done

@@ -187,12 +187,25 @@ fn a_command_without_postgres_says_where_and_why_and_exits_with_3() {
 
 #[tokio::test]
 async fn serve_waits_for_postgres_with_backoff() {
-    let relay = Relay::begin(NOBODY, |_| {});
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let relay = Relay::begin(NOBODY, |command| {
+        command.env("RELAY_LISTEN", &listen);
+    });
     for wait in ["again_in_ms=100", "again_in_ms=200", "again_in_ms=400"] {
         relay.logged(wait).await;
     }
     assert!(relay.logs().contains("127.0.0.1:1/crm"));
     assert!(!relay.logs().contains("secret"), "{}", relay.logs());
+    // until it has seen Postgres once it can tell nobody anything
+    match tokio_tungstenite::connect_async(format!("ws://{listen}/ws")).await {
+        Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
+            assert_eq!(answer.status(), 503);
+            assert!(answer.headers().contains_key("retry-after"));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

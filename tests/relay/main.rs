@@ -1,10 +1,12 @@
 //! The relay as its users meet it: the real binary, a real Postgres, real sockets.
 
 mod changes;
+mod chaos;
 mod commands;
 mod documents;
 mod faults;
 mod harness;
 mod order;
 mod protocol;
+mod proxy;
 mod resume;
