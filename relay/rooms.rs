@@ -31,6 +31,9 @@ pub struct Rooms {
     members: HashMap<Member, Membership>,
     recent: Recent,
     cursor: watch::Sender<Arc<str>>,
+    /// By record's room the members that were told a snapshot lately, and its `seq`: what a throttle
+    /// held back is in it already.
+    fresh: HashMap<Arc<str>, HashMap<Member, u64>>,
     /// Snapshots of moments that the reader has yet to come to.
     ahead: Vec<FromSnapshot>,
     traffic: Traffic,
@@ -62,6 +65,7 @@ impl Rooms {
             members: HashMap::new(),
             recent: Recent::new(bounds.recent_bytes),
             cursor,
+            fresh: HashMap::new(),
             ahead: Vec::new(),
             traffic: Traffic::default(),
             bounds,
@@ -134,6 +138,9 @@ impl Rooms {
                     return;
                 };
                 for room in membership.rooms {
+                    if let Some(members) = self.fresh.get_mut(&room) {
+                        members.remove(&member);
+                    }
                     abandon(&mut self.rooms, room, member);
                 }
             }
@@ -169,6 +176,7 @@ impl Rooms {
     /// Each is told a moment of its own, so that not all come back at once.
     fn drain(&mut self) {
         let count = self.members.len() as u64;
+        tracing::info!(members = count, rooms = self.rooms.len(), "draining");
         let window = (count * 2).clamp(1000, 30_000);
         for (place, membership) in self.members.values().enumerate() {
             let after = 500 + window * place as u64 / count;
@@ -307,6 +315,13 @@ impl Rooms {
         frames.extend(snapshots);
         frames.extend(replay.frames);
         membership.outbox.push_all(frames);
+        for record in &records {
+            if let Some(seq) = record.seq {
+                let room = format!("{}:{}", record.module, record.record_id);
+                let members = self.fresh.entry(room.into()).or_default();
+                members.insert(member, seq);
+            }
+        }
         self.enter(member, rooms);
     }
 
@@ -318,6 +333,7 @@ impl Rooms {
             if let Event::Changed(changed) = event {
                 let receivers = self.deliver(changed, &flooded, several, &mut whole);
                 self.traffic.event(changed, receivers);
+                self.no_longer_fresh(changed);
             }
         }
         self.deliver_whole(&events, whole);
@@ -336,6 +352,16 @@ impl Rooms {
         }
         self.resync(&flooded.into_iter().collect::<Vec<_>>(), "too_many_changes");
         self.recent.push(events);
+    }
+
+    /// Forgets snapshots that this change came after: so do all that come now.
+    fn no_longer_fresh(&mut self, changed: &Changed) {
+        if let Some(members) = self.fresh.get_mut(changed.record_room.as_str()) {
+            members.retain(|_, seq| changed.part().is_some() || *seq >= changed.seq);
+            if members.is_empty() {
+                self.fresh.remove(changed.record_room.as_str());
+            }
+        }
     }
 
     /// The scope rooms that are to fetch anew instead of getting these events one by one.
@@ -381,9 +407,14 @@ impl Rooms {
             .filter(|(room, _)| flooded.is_empty() || !flooded.contains(*room))
             .filter_map(|(room, seen)| Some((room, self.rooms.get(room)?, seen)))
             .collect();
+        let fresh = self.fresh.get(changed.record_room.as_str());
+        let has_it = |member: &Member| {
+            let seq = fresh.and_then(|members| members.get(member));
+            changed.part().is_none() && seq.is_some_and(|&seq| changed.seq <= seq)
+        };
         let mut give = |members: &mut dyn Iterator<Item = Member>, view: View, rooms: &[&str]| {
             let frame = changed.frame(view, rooms);
-            for member in members {
+            for member in members.filter(|member| !has_it(member)) {
                 match self.members.get(&member) {
                     Some(membership) if several && membership.transactions => {
                         whole.entry(member).or_default().push(frame.clone());

@@ -43,7 +43,8 @@ const RECORDS_NOW: &str = "
     select wanted.module, wanted.id, crm_relay.record_now(wanted.module, wanted.id),
            (select max(c.seq) from crm_relay.change c
              where c.module = wanted.module and c.record_id = wanted.id and c.part is null)
-      from unnest($1::text[], $2::text[]) as wanted (module, id)";
+      from unnest($1::text[], $2::text[]) with ordinality as wanted (module, id, place)
+     order by wanted.place";
 
 /// What a cursor claims ($1 the epoch, $2 and $3 its witness), and what is so.
 const CHECK: &str = "

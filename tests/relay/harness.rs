@@ -528,8 +528,12 @@ impl Relay {
         self.logs.text()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the relay runs")
+    }
+
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the relay runs").to_string();
+        let pid = self.pid().to_string();
         assert!(
             Program::new("kill")
                 .args([&format!("-{name}"), &pid])

@@ -6,6 +6,7 @@ mod commands;
 mod documents;
 mod faults;
 mod harness;
+mod leak;
 mod order;
 mod protocol;
 mod proxy;

@@ -476,6 +476,30 @@ async fn a_snapshot_tells_no_secret_and_every_kind_of_key() {
 }
 
 #[tokio::test]
+async fn what_a_throttle_held_back_does_not_come_again_after_a_snapshot_that_has_it() {
+    let (database, room) = lead().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_THROTTLE", "1s");
+    })
+    .await;
+    let mut first = Client::connect(&relay).await;
+    first.subscribe(&[&room]).await;
+    count(&database, 1..=5).await;
+    assert_eq!(first.next_event().await["data"]["number_of_contacts"], 1);
+    let mut client = Client::connect(&relay).await;
+    client.snapshot(&[&room]).await;
+    let snapshot = client.next_event().await;
+    assert_eq!(snapshot["data"]["number_of_contacts"], 5);
+    let held = first.next_event().await;
+    assert_eq!(
+        (&held["coalesced"], &held["seq"]),
+        (&json!(4), &snapshot["seq"])
+    );
+    count(&database, 6..=6).await;
+    assert_eq!(client.next_event().await["data"]["number_of_contacts"], 6);
+}
+
+#[tokio::test]
 async fn in_a_storm_a_snapshot_and_its_changes_fit_without_a_gap() {
     let (database, room) = lead().await;
     let relay = Relay::start(&database.url()).await;
