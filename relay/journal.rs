@@ -27,10 +27,11 @@ pub const SCHEMA_VERSION: i32 = 1;
 /// What is read of each row, the same wherever it is read.
 macro_rules! columns {
     () => {
-        "select c.seq, c.txid::text::bigint, c.module, c.action, c.record_id, c.part, c.part_id, c.actor,
+        "select c.seq, c.txid::text::bigint as number, c.module, c.action, c.record_id, c.part, c.part_id, c.actor,
                 c.changed_at, c.depth, c.old_image, c.new_image,
-                crm_relay.placed(c.module, coalesce(c.record_image, c.old_image)),
-                crm_relay.placed(c.module, coalesce(c.record_image, c.new_image))
+                crm_relay.placed(c.module, coalesce(c.record_image, c.old_image)) as before,
+                crm_relay.placed(c.module, coalesce(c.record_image, c.new_image)) as after,
+                max(c.seq) over (partition by c.txid) as last
            from unnest($1::bigint[], $2::bigint[]) as stretch (first, beyond)"
     };
 }
@@ -39,19 +40,23 @@ macro_rules! columns {
 /// lock wrote its journal row after the other's commit.
 macro_rules! in_order {
     () => {
-        "order by max(c.seq) over (partition by c.txid), c.seq"
+        "order by last, seq"
     };
 }
 
 // after what it uses of this file's macros
 mod past;
 
-/// The ranges of the index on `txid` that became visible ($1 to $2, exclusive).
+/// The ranges of the index on `txid` that became visible ($1 to $2, exclusive); with each row the
+/// lowest transaction of the rows after it.
 pub const READ: &str = concat!(
+    "select r.*, min(r.number) over (order by r.last desc, r.seq desc
+                                      rows between unbounded preceding and 1 preceding) as remaining
+       from (",
     columns!(),
     " cross join lateral (
            select * from crm_relay.change c
-            where c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8) c ",
+            where c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8) c) r ",
     in_order!()
 );
 
@@ -253,6 +258,7 @@ impl Journal {
             snapshot,
             highest: position.highest(),
             witness: position.witness,
+            remaining: None,
         })
     }
 
@@ -312,6 +318,8 @@ pub struct Batch<'a> {
     snapshot: Snapshot,
     highest: u64,
     witness: Option<u64>,
+    /// The lowest transaction that is yet to be taken.
+    remaining: Option<u64>,
 }
 
 impl Batch<'_> {
@@ -324,6 +332,9 @@ impl Batch<'_> {
             return Ok(None);
         };
         let change = change(&row)?;
+        self.remaining = row
+            .get::<_, Option<i64>>("remaining")
+            .map(|txid| txid as u64);
         if change.txid > self.highest
             || (change.txid == self.highest && Some(change.seq) > self.witness)
         {
@@ -331,6 +342,16 @@ impl Batch<'_> {
             self.witness = Some(change.seq);
         }
         Ok(Some(change))
+    }
+
+    /// The position after what was taken so far, where all that remains lies above it: a reader that
+    /// has come so far need not begin the batch again.
+    pub fn so_far(&self) -> Option<Position> {
+        let above = self.remaining.is_some_and(|lowest| lowest > self.highest);
+        above.then(|| Position {
+            snapshot: self.snapshot.clipped(self.highest),
+            witness: self.witness,
+        })
     }
 
     /// The position after it, which claims what was taken and nothing else.

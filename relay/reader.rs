@@ -34,6 +34,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of images of one transaction that are held at once; a larger one is handed on in pieces.
 const PIECE: usize = 64 << 20;
 
+/// About how many transactions are one batch to clients: who is cut off inside of one begins it again.
+const TRANSACTIONS_A_BATCH: u32 = 32;
+
 /// Changes before its own beginning that the relay reads into memory.
 const REMEMBERED: i64 = 2000;
 
@@ -275,18 +278,32 @@ impl Reader {
     /// Reads what came since, hands it on, and moves the position when all of it is handed on;
     /// returns the number of changes.
     async fn read(&mut self, journal: &Journal) -> Result<u64, Interrupted> {
-        let Some((epoch, position)) = self.reached.clone() else {
+        let Some((_, position)) = self.reached.clone() else {
             return Ok(0);
         };
         let mut changes = 0;
+        let mut transactions = 0;
         let mut held: Vec<Change> = Vec::new();
         let mut bytes = 0;
         let mut batch = journal.read(&position).await?;
-        while let Some(change) = batch.next().await? {
+        loop {
+            let so_far = batch.so_far();
+            let Some(change) = batch.next().await? else {
+                break;
+            };
             changes += 1;
-            if held.last().is_some_and(|last| last.txid != change.txid) || bytes > PIECE {
+            let is_next = held.last().is_some_and(|last| last.txid != change.txid);
+            if is_next || bytes > PIECE {
                 self.hand_on(std::mem::take(&mut held)).await?;
                 bytes = 0;
+            }
+            transactions += u32::from(is_next);
+            if is_next
+                && transactions >= TRANSACTIONS_A_BATCH
+                && let Some(position) = so_far
+            {
+                transactions = 0;
+                self.reach(position).await?;
             }
             let size = |image: &Option<String>| image.as_ref().map_or(0, String::len);
             bytes += size(&change.old_image) + size(&change.new_image);
@@ -294,17 +311,23 @@ impl Reader {
         }
         self.hand_on(held).await?;
         let next = batch.end().await?;
-        self.handed_on.clear();
-        if next != position {
-            self.place = Place::of(Cursor {
-                epoch: epoch.clone(),
-                position: next.clone(),
-            });
-            self.reached = Some((epoch, next));
-            let (place, told) = (self.place.clone(), self.place.clone());
-            self.send(Command::Reached { place, told }).await?;
-        }
+        self.reach(next).await?;
         Ok(changes)
+    }
+
+    /// Goes on from here.
+    async fn reach(&mut self, position: Position) -> Result<(), Interrupted> {
+        self.handed_on.clear();
+        match &mut self.reached {
+            Some((epoch, reached)) if *reached != position => {
+                *reached = position.clone();
+                let epoch = epoch.clone();
+                self.place = Place::of(Cursor { epoch, position });
+            }
+            _ => return Ok(()),
+        }
+        let (place, told) = (self.place.clone(), self.place.clone());
+        self.send(Command::Reached { place, told }).await
     }
 
     /// Makes events of one transaction's changes (or a piece of them) and hands them on.
