@@ -133,8 +133,9 @@ impl Reader {
         let mut doorbell = Doorbell::hang(&self.database).await?;
         let opening = async {
             let journal = Journal::open(self.database.session("reader").await?).await?;
-            self.find_position(&journal).await?;
+            // before there is a cursor, with which clients are let in
             self.read_registry(&journal).await?;
+            self.find_position(&journal).await?;
             let rings = journal.rings().await?;
             Ok::<_, Interrupted>((journal, rings))
         };

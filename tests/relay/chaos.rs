@@ -178,6 +178,10 @@ impl Watcher {
                 _ => return,
             };
             subscribed |= frame["type"] == "subscribed";
+            if !frame["denied"].is_null() {
+                let complaint = format!("client {} was denied its rooms: {frame}", self.number);
+                self.world.complaints.lock().unwrap().push(complaint);
+            }
             let told = match frame["type"].as_str() {
                 Some("subscribed") => frame["resync"].as_array(),
                 Some("resync") => frame["rooms"].as_array(),

@@ -54,14 +54,19 @@ async fn absent(database: &Database, relay: &Relay, room: &str) -> String {
     count(database, 1..=3).await;
     let seen = client.everything(database.client()).await;
     assert_eq!(counts(&seen), [1, 2, 3]);
-    // its own frames may be of the batch before: wait for the end of it
-    let mut cursor = client.ping().await["cursor"].clone();
-    while cursor == seen[0]["cursor"] {
-        cursor = client.ping().await["cursor"].clone();
-    }
-    drop(client);
+    // frames carry the place where their batch began: wait for its end, so that nothing repeats
+    let last: u64 = seen[2]["seq"].as_str().unwrap().parse().unwrap();
+    let cursor = loop {
+        let cursor = client.ping().await["cursor"].as_str().unwrap().to_owned();
+        let witness = cursor.rsplit('.').next().and_then(|seq| seq.parse().ok());
+        if witness >= Some(last) {
+            break cursor;
+        }
+    };
     count(database, 4..=6).await;
-    cursor.as_str().unwrap().to_owned()
+    // until the relay has told it
+    client.everything(database.client()).await;
+    cursor
 }
 
 /// Comes back with a cursor and sees to the end.
