@@ -119,10 +119,10 @@ impl Reader {
             {
                 backoff = Duration::from_millis(100);
             }
-            tracing::warn!(reason = %interrupted, again_in_ms = backoff.as_millis() as u64, "not reading the journal");
             self.told
                 .readiness
                 .send_replace(Readiness::Unready(interrupted.to_string()));
+            tracing::warn!(reason = %interrupted, again_in_ms = backoff.as_millis() as u64, "not reading the journal");
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
