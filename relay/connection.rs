@@ -83,6 +83,8 @@ pub struct Connection {
     violation: Option<Violation>,
     resuming: Option<BoxFuture<'static, ()>>,
     heard_at: Instant,
+    /// Pings and pongs, which the client's own code does not see.
+    unseen: u64,
     bad_frames: u32,
     frames_in: u64,
     frames_out: u64,
@@ -106,6 +108,7 @@ impl Connection {
             violation: None,
             resuming: None,
             heard_at: Instant::now(),
+            unseen: 0,
             bad_frames: 0,
             frames_in: 0,
             frames_out: 0,
@@ -158,7 +161,7 @@ impl Connection {
         let beat = self.shared.heartbeat;
         let mut deadline = began + HELLO_WITHIN;
         let mut ping_at = began + beat;
-        let (mut pings, mut said) = (0, 0);
+        let mut said = 0;
         let stopping = self.shared.stopping.clone();
         loop {
             let outbox = self.outbox.clone();
@@ -191,7 +194,7 @@ impl Connection {
                     if self.resuming.is_none() && self.heard_at.elapsed() >= beat * 2 {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, "silent for two beats"));
                     }
-                    pings += u64::from(self.outbox.push(frame::ping(b"")));
+                    self.unseen += u64::from(self.outbox.push(frame::ping(b"")));
                 }
                 () = stopping.cancelled(), if self.outbox.closed().is_none() => self.outbox.close(Close::GOING_AWAY),
             }
@@ -199,8 +202,7 @@ impl Connection {
             if self.outbox.closed().is_some() {
                 return Ok(());
             }
-            // a ping is nothing that the client's own code sees
-            let frames = self.outbox.pushed() - pings;
+            let frames = self.outbox.pushed() - self.unseen;
             if self.welcomed && frames != said {
                 said = frames;
                 deadline = Instant::now() + beat;
@@ -253,11 +255,17 @@ impl Connection {
                     }))
                     .await
                 }
-                Message::Ping(payload) => drop(self.outbox.push(frame::pong(&payload))),
+                Message::Ping(payload) => {
+                    self.unseen += u64::from(self.outbox.push(frame::pong(&payload)));
+                }
                 Message::Pong => {}
                 Message::Close(close) => {
                     let code = close.map_or(1000, |(code, _)| code);
-                    self.outbox.push(frame::close(code, ""));
+                    // nothing may come after it
+                    self.outbox.close(Close {
+                        code,
+                        reason: "closed by the client",
+                    });
                     return false;
                 }
             }
@@ -458,8 +466,8 @@ impl Connection {
             }
             match self.stream.try_write_vectored(&slices[..count]) {
                 Ok(written) => {
-                    self.outbox.written(written);
-                    self.forget(written);
+                    let frames = self.forget(written);
+                    self.outbox.written(written, frames);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -471,16 +479,20 @@ impl Connection {
         Ok(())
     }
 
-    fn forget(&mut self, mut written: usize) {
+    /// Lets go of what is written; returns how many frames ended in it.
+    fn forget(&mut self, mut written: usize) -> usize {
+        let mut ended = 0;
         while let Some(first) = self.leaving.front_mut() {
             if written < first.len() {
                 first.advance(written);
-                return;
+                return ended;
             }
             written -= first.len();
             self.leaving.pop_front();
             self.frames_out += 1;
+            ended += 1;
         }
+        ended
     }
 
     /// The last frames and the closing handshake (RFC 6455, section 7.1.1), as far as the client lets.

@@ -3,8 +3,11 @@
 //! The API does what the CRM's backend does, a plain SQL update, and knows nothing of the relay:
 //! what the page shows of an edit has come the whole way through trigger, journal and socket.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use thiserror::Error;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -200,7 +203,7 @@ struct Edit {
     /// The version that the user saw: another means that somebody was faster.
     version: i32,
     /// New values by column.
-    fields: Map<String, Value>,
+    fields: BTreeMap<String, Box<RawValue>>,
 }
 
 enum Asked {
@@ -331,7 +334,7 @@ async fn change(client: &Client, module: &str, id: &str, edit: Edit) -> Result<V
         let each = names.iter().map(|name| format!("{name} = given.{name}"));
         each.collect::<Vec<_>>().join(", ")
     };
-    let fields = Value::Object(edit.fields.clone()).to_string();
+    let fields = serde_json::to_string(&edit.fields)?;
     let updated = if own.is_empty() {
         let sql = format!(
             "update public.contacts k set {}, updated_at = now()

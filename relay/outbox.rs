@@ -88,7 +88,7 @@ impl Outbox {
             self.close(Close::TOO_SLOW);
             return false;
         }
-        queue.bytes += frame.len();
+        queue.bytes += cost(&frame);
         queue.pushed += 1;
         queue.frames.push_back(frame);
         drop(queue);
@@ -100,8 +100,14 @@ impl Outbox {
     /// together has bounded it, so it does not make the connection too slow by itself.
     pub fn push_all(&self, frames: Vec<Bytes>) {
         let mut queue = self.queue();
+        if queue.bytes > self.limit {
+            // whoever asks again and again without reading is too slow like anybody
+            drop(queue);
+            self.close(Close::TOO_SLOW);
+            return;
+        }
         if queue.closed.is_none() {
-            queue.bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            queue.bytes += frames.iter().map(cost).sum::<usize>();
             queue.pushed += frames.len() as u64;
             queue.frames.extend(frames);
         }
@@ -154,11 +160,18 @@ impl Outbox {
         }
     }
 
-    /// Tells that so many bytes of what was taken are written.
-    pub fn written(&self, bytes: usize) {
+    /// Tells that so many bytes of what was taken are written, and that so many frames end in them.
+    pub fn written(&self, bytes: usize, frames: usize) {
         let mut queue = self.queue();
-        queue.bytes = queue.bytes.saturating_sub(bytes);
+        queue.bytes = queue.bytes.saturating_sub(bytes + frames * FRAME_COST);
     }
+}
+
+/// What a frame costs beside its bytes, about: an empty one is not free.
+const FRAME_COST: usize = 100;
+
+fn cost(frame: &Bytes) -> usize {
+    frame.len() + FRAME_COST
 }
 
 #[cfg(test)]
@@ -199,7 +212,7 @@ mod tests {
         for _ in 0..10 {
             assert!(outbox.push(frame.clone()));
             assert_eq!(frames(&outbox), 1);
-            outbox.written(frame.len());
+            outbox.written(frame.len(), 1);
         }
     }
 

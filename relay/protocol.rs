@@ -1,7 +1,9 @@
 //! What clients say, and the answers that need nothing but the question; see `relay/PROTOCOL.md`.
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 /// Version of the contract.
 pub const VERSION: u32 = 1;
@@ -67,30 +69,43 @@ impl Refusal {
     }
 }
 
+/// A client's frame, its members as they were written.
+///
+/// Never read into a [`Value`] as a whole: a member named as serde_json names its raw values would be
+/// parsed again, with a recursion limit of its own, as deep as a frame is long.
 #[derive(Deserialize)]
-struct Hello {
-    #[serde(default)]
-    transactions: bool,
+struct Members<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    rooms: Option<&'a RawValue>,
+    #[serde(borrow)]
+    since: Option<&'a RawValue>,
+    #[serde(borrow)]
+    snapshot: Option<&'a RawValue>,
+    #[serde(borrow)]
+    transactions: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Subscribe {
-    id: Value,
-    rooms: Vec<String>,
-    since: Option<String>,
-    #[serde(default)]
-    snapshot: bool,
+/// The value of a member, as the type that it must have; null and absent are the default.
+fn member<T: DeserializeOwned + Default>(
+    raw: Option<&RawValue>,
+    name: &str,
+    must_be: &str,
+) -> Result<T, String> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else {
+        return Ok(T::default());
+    };
+    serde_json::from_str(raw.get()).map_err(|_| format!("\"{name}\" must be {must_be}"))
 }
 
-#[derive(Deserialize)]
-struct Unsubscribe {
-    id: Value,
-    rooms: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Ping {
-    id: Value,
+/// A string or a number, the only values that cannot nest.
+fn scalar(raw: Option<&RawValue>) -> Option<Value> {
+    let text = raw?.get();
+    let is_scalar = text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+    serde_json::from_str(text).ok().filter(|_| is_scalar)
 }
 
 /// Reads one text message.
@@ -100,65 +115,48 @@ pub fn read(text: &str) -> Result<Request, Refusal> {
         code,
         message,
     };
-    let frame: Map<String, Value> = match serde_json::from_str(text) {
-        Ok(Value::Object(frame)) => frame,
-        Ok(other) => {
-            let message = format!("a frame must be a JSON object, not {}", kind_of(&other));
+    if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
+        let message = format!("not JSON: {error}");
+        return Err(refusal(&Value::Null, "bad_json", message));
+    }
+    let frame: Members = match serde_json::from_str(text) {
+        Ok(frame) if text.trim_start().starts_with('{') => frame,
+        _ => {
+            let message = "a frame must be a JSON object, each of its members once".to_owned();
             return Err(refusal(&Value::Null, "bad_frame", message));
         }
-        Err(error) => {
-            return Err(refusal(
-                &Value::Null,
-                "bad_json",
-                format!("not JSON: {error}"),
-            ));
-        }
     };
-    let id = frame
-        .get("id")
-        .filter(|id| id.is_string() || id.is_number())
-        .cloned()
-        .unwrap_or_default();
-    let kind = match frame.get("type") {
-        Some(Value::String(kind)) => kind.clone(),
-        _ => {
-            return Err(refusal(
-                &id,
-                "bad_frame",
-                "a frame must have a \"type\", a string".to_owned(),
-            ));
-        }
+    let id = scalar(frame.id).unwrap_or_default();
+    let kind: Option<String> = member(frame.kind, "type", "a string").ok().flatten();
+    let Some(kind) = kind else {
+        let message = "a frame must have a \"type\", a string".to_owned();
+        return Err(refusal(&id, "bad_frame", message));
     };
-    let bad = |error: serde_json::Error| refusal(&id, "bad_frame", format!("{kind}: {error}"));
-    let with_id = |given: &Value| match given {
-        Value::String(_) | Value::Number(_) => Ok(()),
-        other => {
-            let message = format!(
-                "{kind}: \"id\" must be a string or a number, not {}",
-                kind_of(other)
-            );
-            Err(refusal(&Value::Null, "bad_frame", message))
-        }
+    let bad = |message: String| refusal(&id, "bad_frame", format!("{kind}: {message}"));
+    let with_id = || match &id {
+        Value::Null => Err(bad("\"id\" must be a string or a number".to_owned())),
+        id => Ok(id.clone()),
     };
-    let frame = Value::Object(frame);
+    let rooms = || -> Result<Vec<String>, Refusal> {
+        let rooms: Option<Vec<String>> =
+            member(frame.rooms, "rooms", "an array of strings").map_err(&bad)?;
+        rooms.ok_or_else(|| bad("\"rooms\" must be an array of strings".to_owned()))
+    };
     match kind.as_str() {
         "hello" => {
-            let Hello { transactions } = serde_json::from_value(frame).map_err(bad)?;
+            let transactions =
+                member(frame.transactions, "transactions", "true or false").map_err(bad)?;
             Ok(Request::Hello { transactions })
         }
         "subscribe" => {
-            let asked: Subscribe = serde_json::from_value(frame).map_err(bad)?;
-            with_id(&asked.id)?;
-            if asked.snapshot && asked.since.is_some() {
-                let message = "subscribe: \"since\" and \"snapshot\" exclude each other".to_owned();
-                return Err(refusal(&asked.id, "bad_frame", message));
+            let (id, rooms) = (with_id()?, rooms()?);
+            let since: Option<String> =
+                member(frame.since, "since", "a cursor, a string").map_err(bad)?;
+            let snapshot = member(frame.snapshot, "snapshot", "true or false").map_err(bad)?;
+            if snapshot && since.is_some() {
+                let message = "\"since\" and \"snapshot\" exclude each other".to_owned();
+                return Err(bad(message));
             }
-            let Subscribe {
-                id,
-                rooms,
-                since,
-                snapshot,
-            } = asked;
             Ok(Request::Subscribe {
                 id,
                 rooms,
@@ -166,16 +164,11 @@ pub fn read(text: &str) -> Result<Request, Refusal> {
                 snapshot,
             })
         }
-        "unsubscribe" => {
-            let Unsubscribe { id, rooms } = serde_json::from_value(frame).map_err(bad)?;
-            with_id(&id)?;
-            Ok(Request::Unsubscribe { id, rooms })
-        }
-        "ping" => {
-            let Ping { id } = serde_json::from_value(frame).map_err(bad)?;
-            with_id(&id)?;
-            Ok(Request::Ping { id })
-        }
+        "unsubscribe" => Ok(Request::Unsubscribe {
+            id: with_id()?,
+            rooms: rooms()?,
+        }),
+        "ping" => Ok(Request::Ping { id: with_id()? }),
         other => {
             let other: String = other.chars().take(50).collect();
             let message = format!(
@@ -183,17 +176,6 @@ pub fn read(text: &str) -> Result<Request, Refusal> {
             );
             Err(refusal(&id, "unknown_type", message))
         }
-    }
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
     }
 }
 
@@ -279,6 +261,22 @@ mod tests {
             let refusal = read(text).unwrap_err();
             assert_eq!((refusal.code, &refusal.id), (code, &id), "{text}");
         }
+    }
+
+    #[test]
+    fn what_nests_within_texts_is_not_followed() {
+        let mut nested = "[".repeat(126);
+        for _ in 0..60 {
+            let text = nested.replace('\\', "\\u005c").replace('"', "\\u0022");
+            let brackets = "[".repeat(120);
+            nested = format!(r#"{brackets}{{"$serde_json::private::RawValue":"{text}"}}"#);
+            nested.push_str(&"]".repeat(120));
+        }
+        let frame = format!(r#"{{"type":"ping","id":1,"x":{nested}}}"#);
+        assert!(frame.len() > 20_000);
+        let _ = read(&frame);
+        let id = r#"{"type":"ping","id":{"$serde_json::private::Number":"7"}}"#;
+        assert_eq!(read(id).unwrap_err().code, "bad_frame");
     }
 
     proptest! {
