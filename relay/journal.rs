@@ -22,7 +22,7 @@ use crate::snapshot::{BadCursor, Position, Snapshot};
 pub use past::{RecordNow, Verdict};
 
 /// Version of the schema that this relay reads.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 /// What is read of each row, the same wherever it is read.
 macro_rules! columns {

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::postgres::{ConnectError, Database, Said, Session, chain};
 
 /// The schema, one subject a file, in the order of `sql/install.sql`.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     include_str!("../sql/00_guard.sql"),
     include_str!("../sql/10_roles.sql"),
     include_str!("../sql/20_schema.sql"),
@@ -19,6 +19,7 @@ const FILES: [&str; 9] = [
     include_str!("../sql/40_capture.sql"),
     include_str!("../sql/45_snapshot.sql"),
     include_str!("../sql/50_watch.sql"),
+    include_str!("../sql/55_policy.sql"),
     include_str!("../sql/60_read.sql"),
     include_str!("../sql/70_version.sql"),
 ];

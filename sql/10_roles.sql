@@ -3,8 +3,8 @@
 -- A function with "security definer" runs with the rights of its owner, and rendering a row runs
 -- code that the owner of the table may have written (casts to json). So no such function belongs
 -- to a superuser or to whoever installs: the role that renders rows has no right at all, the one
--- that looks for a part's records may read their keys, and the one that writes the journal never
--- runs anybody's code.
+-- that looks for a part's records and the one that looks up who may see them may read keys and access
+-- columns, and the one that writes the journal never runs anybody's code.
 -- https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTION-SECURITY
 
 do $roles$
@@ -17,6 +17,7 @@ begin
       ('crm_relay_image',   'crm-relay: renders a row as json; has no right to anything'),
       ('crm_relay_part',    'crm-relay: finds the records that a part belongs to; may read their keys and access columns'),
       ('crm_relay_snapshot', 'crm-relay: reads records as they are now; may read watched tables'),
+      ('crm_relay_policy',  'crm-relay: looks up what decides who may see a record; may read keys and access columns'),
       ('crm_relay_capture', 'crm-relay: owns the trigger function; may insert into the journal'),
       ('crm_relay_prune',   'crm-relay: owns prune(); may truncate the slots of the journal'),
       ('crm_relay_serve',   'crm-relay: what the daemon runs as; reads the journal'),
@@ -49,10 +50,11 @@ begin
       execute format('grant %I to %I', job.name, current_user);
     end if;
   end loop;
-  -- a part's change finds its records, and a snapshot its record, also under row level security
+  -- a part's change finds its records, and a snapshot or the policy its record, also under row level security
   if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
     alter role crm_relay_part bypassrls;
     alter role crm_relay_snapshot bypassrls;
+    alter role crm_relay_policy bypassrls;
   end if;
 end
 $roles$;

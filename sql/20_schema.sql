@@ -6,9 +6,9 @@ comment on schema crm_relay is
 
 -- create: to own their functions; taken away again at the end
 grant usage, create on schema crm_relay
-  to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_capture, crm_relay_prune;
+  to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_policy, crm_relay_capture, crm_relay_prune;
 grant usage on schema crm_relay
-  to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
+  to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_policy, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
 
 create table if not exists crm_relay.setting (
   only_row boolean primary key default true check (only_row),
@@ -46,10 +46,29 @@ create table if not exists crm_relay.module (
   part_of text references crm_relay.module (module),
   part_link text,
   chosen text[] not null default '{}',
+  narrow boolean not null default false,
+  access_of text,
+  access_link text,
+  lookup text,
+  lookup_types oid[],
   constraint module_name check (module ~ '^[a-z_][a-z0-9_]{0,62}$' and module not in ('user', 'team', 'broker')),
   constraint part_whole check ((part_of is null) = (part_link is null)),
   constraint hidden_is_hidden check (not hidden_columns && (key_columns || access_columns))
 );
+-- what version 1 did not have
+do $columns$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'crm_relay.module'::pg_catalog.regclass and a.attname = 'narrow') then
+    alter table crm_relay.module
+      add column narrow boolean not null default false,
+      add column access_of text,
+      add column access_link text,
+      add column lookup text,
+      add column lookup_types oid[];
+    drop function if exists crm_relay.watch(pg_catalog.regclass, text, text, text[], text[], text[], text[], text, text);
+  end if;
+end
+$columns$;
 comment on table crm_relay.module is 'the registry: one row for each watched table; written by crm_relay.watch() and unwatch()';
 comment on column crm_relay.module.module is 'name of the module in rooms and events, such as listings';
 comment on column crm_relay.module.event is 'name of the module in event types, such as LISTING';
@@ -69,7 +88,29 @@ comment on column crm_relay.module.part_link is 'the column of that module''s ta
 comment on column crm_relay.module.chosen is
   'which of these were chosen by whoever watched the table; the others follow the table when it is watched again';
 
-grant select on crm_relay.module to crm_relay_part, crm_relay_snapshot;
+comment on column crm_relay.module.narrow is
+  'of a table that says who users are: only key and access columns are journaled, when one of them changed, and nobody can subscribe to it';
+comment on column crm_relay.module.access_of is
+  'the module on whose records it depends, too, who may see this one''s, such as leads for appointments';
+comment on column crm_relay.module.access_link is 'the column of this table that names that module''s record, such as lead_id';
+comment on column crm_relay.module.lookup is
+  'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
+comment on column crm_relay.module.lookup_types is
+  'the types of those columns when it was made: with others it is not run';
+
+create table if not exists crm_relay.disconnected (
+  user_id text primary key,
+  disconnected_at timestamptz not null default pg_catalog.clock_timestamp(),
+  by_role text not null default session_user
+);
+comment on table crm_relay.disconnected is
+  'users whose tokens are refused that were issued before a moment; written by crm_relay.disconnect()';
+comment on column crm_relay.disconnected.user_id is 'the user, as their tokens name them';
+comment on column crm_relay.disconnected.disconnected_at is 'tokens issued up to then are refused';
+comment on column crm_relay.disconnected.by_role is 'session_user: who did it';
+grant select on crm_relay.disconnected to crm_relay_serve, crm_relay_audit;
+
+grant select on crm_relay.module to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
 grant select on crm_relay.module, crm_relay.setting
   to crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
 grant update (pruned_txid, pruned_at, install_id) on crm_relay.setting to crm_relay_prune;

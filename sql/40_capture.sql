@@ -100,6 +100,62 @@ $$;
 comment on function crm_relay.base_type(oid) is
   'a type by its name, a domain by that of what it is made of: its checks are somebody''s code';
 
+create or replace function crm_relay.readable_columns(relation regclass, columns text[]) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  -- rendering a type of the owner's own could run the owner's code: an enum goes by its label, a domain
+  -- by what it is made of, anything else not at all
+  select 'json_build_object(' || string_agg(
+           format('%L, ', a.attname) || case
+             when t.typtype = 'e' then format('enum_out(r.%I)::text', a.attname)
+             when t.typtype = 'd' then format('r.%I::%s', a.attname, crm_relay.base_type(t.oid))
+             when t.oid < 16384 then format('r.%I', a.attname)
+           end, ', ') || ')'
+    from unnest(columns) k (name)
+    left join pg_attribute a on a.attrelid = relation and a.attname = k.name and not a.attisdropped
+    left join pg_type t on t.oid = a.atttypid
+   having bool_and(coalesce(t.typtype in ('e', 'd') or t.oid < 16384, false))
+$$;
+comment on function crm_relay.readable_columns(regclass, text[]) is
+  'the expression that renders these columns of a row r without running anybody''s code; null where that cannot be';
+
+create or replace function crm_relay.column_types(relation regclass, columns text[]) returns oid[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(a.atttypid order by a.attname) from pg_attribute a
+   where a.attrelid = relation and a.attname = any (columns) and a.attnum > 0
+$$;
+comment on function crm_relay.column_types(regclass, text[]) is 'the types of these columns of a table, by name';
+
+create or replace function crm_relay.key_condition(watched crm_relay.module) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(
+           format('r.%I operator(pg_catalog.=) %s::%s', k.name,
+                  case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end,
+                  crm_relay.base_type(a.atttypid)), ' and ')
+    from unnest(watched.key_columns) with ordinality as k (name, place)
+    join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name
+$$;
+comment on function crm_relay.key_condition(crm_relay.module) is 'the condition that finds the row r of a record by its id, $1';
+
+create or replace function crm_relay.only(image json, columns text[]) returns json
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (select count(*) from json_object_keys(image) as keys (key) where key = any (columns)) < cardinality(columns) then
+    raise exception 'crm_relay: not all of the columns % are there any more', columns
+      using hint = 'watch the table again';
+  end if;
+  return (select json_object_agg(key, value) from json_each(image) where key = any (columns));
+end
+$$;
+comment on function crm_relay.only(json, text[]) is 'these columns of an image, which must hold all of them';
+
 create or replace function crm_relay.records_of(part crm_relay.module, ids text[], out record_ids text[], out record_images json[])
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -119,19 +175,7 @@ begin
   if not exists (select from pg_class c where c.oid = parent.relation and c.relkind in ('r', 'p')) then
     raise exception 'crm_relay: module % has no table any more', parent.module;
   end if;
-  -- rendering a type of the owner's own could run the owner's code: an enum goes by its label, a domain
-  -- by what it is made of, anything else not at all
-  select string_agg(
-           format('%L, ', a.attname) || case
-             when t.typtype = 'e' then format('enum_out(r.%I)::text', a.attname)
-             when t.typtype = 'd' then format('r.%I::%s', a.attname, crm_relay.base_type(t.oid))
-             when t.oid < 16384 then format('r.%I', a.attname)
-           end, ', ')
-    into columns
-    from unnest(parent.key_columns || parent.access_columns) k (name)
-    left join pg_attribute a on a.attrelid = parent.relation and a.attname = k.name and not a.attisdropped
-    left join pg_type t on t.oid = a.atttypid
-   having bool_and(coalesce(t.typtype in ('e', 'd') or t.oid < 16384, false));
+  columns := crm_relay.readable_columns(parent.relation, parent.key_columns || parent.access_columns);
   select format('r.%I operator(pg_catalog.=) any ($1::%s[])', a.attname, crm_relay.base_type(a.atttypid)) into link
     from pg_attribute a
    where a.attrelid = parent.relation and a.attname = part.part_link and not a.attisdropped;
@@ -139,16 +183,20 @@ begin
     raise exception 'crm_relay: the key, access and link columns of % are not what they were when % was watched', parent.relation, part.relation;
   end if;
   execute format('select array_agg(crm_relay.record_id(image, $2)), array_agg(image)
-                    from (select json_build_object(%s) as image from %s r where %s) parents', columns, parent.relation, link)
+                    from (select %s as image from %s r where %s) parents', columns, parent.relation, link)
      into record_ids, record_images using ids, parent.key_columns;
 end
 $$;
 comment on function crm_relay.records_of(crm_relay.module, text[]) is
   'the records that rows of a part belong to; runs as a role that may do only this, because looking can run the table owner''s code, too (policies, views)';
 alter function crm_relay.records_of(crm_relay.module, text[]) owner to crm_relay_part;
-revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_type(oid) from public;
-grant execute on function crm_relay.records_of(crm_relay.module, text[]) to crm_relay_capture;
-grant execute on function crm_relay.base_type(oid) to crm_relay_part, crm_relay_snapshot;
+revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_type(oid),
+  crm_relay.readable_columns(regclass, text[]), crm_relay.column_types(regclass, text[]), crm_relay.key_condition(crm_relay.module),
+  crm_relay.only(json, text[]) from public;
+grant execute on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.only(json, text[]) to crm_relay_capture;
+grant execute on function crm_relay.base_type(oid) to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
+grant execute on function crm_relay.readable_columns(regclass, text[]) to crm_relay_part, crm_relay_policy;
+grant execute on function crm_relay.key_condition(crm_relay.module) to crm_relay_snapshot, crm_relay_policy;
 
 create or replace function crm_relay.actor(watched crm_relay.module, old_image json, new_image json) returns text
 language plpgsql stable
@@ -254,12 +302,18 @@ begin
     is_told := watched.module is not null;
     if is_told and tg_op <> 'INSERT' then
       old_row := crm_relay.image(old, watched.hidden_columns);
+      if watched.narrow then
+        old_row := crm_relay.only(crm_relay.readable(old_row), watched.key_columns || watched.access_columns);
+      end if;
       old_seen := crm_relay.readable(old_row);
       old_id := crm_relay.record_id(old_seen, watched.key_columns);
       is_told := old_id is not null;
     end if;
     if is_told and tg_op <> 'DELETE' then
       new_row := crm_relay.image(new, watched.hidden_columns);
+      if watched.narrow then
+        new_row := crm_relay.only(crm_relay.readable(new_row), watched.key_columns || watched.access_columns);
+      end if;
       new_seen := crm_relay.readable(new_row);
       new_id := crm_relay.record_id(new_seen, watched.key_columns);
       is_told := new_id is not null;

@@ -14,7 +14,6 @@ set row_security = on
 as $$
 declare
   watched crm_relay.module;
-  condition text;
   image json;
 begin
   if current_user <> 'crm_relay_snapshot' then
@@ -30,15 +29,8 @@ begin
     raise exception 'crm_relay: module % cannot be read', watched.module
       using hint = 'it has no table any more, or row level security: alter role crm_relay_snapshot bypassrls';
   end if;
-  select string_agg(
-           format('r.%I operator(pg_catalog.=) %s::%s', k.name,
-                  case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end,
-                  crm_relay.base_type(a.atttypid)), ' and ')
-    into condition
-    from unnest(watched.key_columns) with ordinality as k (name, place)
-    join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name;
   begin
-    execute format('select crm_relay.image(r, $2) from %s r where %s', watched.relation, condition)
+    execute format('select crm_relay.image(r, $2) from %s r where %s', watched.relation, crm_relay.key_condition(watched))
        into image using id, watched.hidden_columns;
   exception when data_exception then
     return null; -- an id that does not cast is no record's

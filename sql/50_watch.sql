@@ -47,7 +47,10 @@ create or replace function crm_relay.watch(
   hidden_columns text[] default null,
   quiet_columns text[] default null,
   part_of text default null,
-  part_link text default null
+  part_link text default null,
+  narrow boolean default null,
+  access_of text default null,
+  access_link text default null
 ) returns crm_relay.module
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -98,10 +101,11 @@ begin
       case when quiet_columns is not null then 'quiet_columns' end], null)) c order by c);
   watched.module := coalesce(module, present.module,
     (select lower(regexp_replace(relname, '[^a-zA-Z0-9_]+', '_', 'g')) from pg_class where oid = target));
-  if watched.module in ('user', 'team', 'broker') then
+  if watched.module in ('user', 'team', 'broker', 'crm_relay') then
     raise exception 'crm_relay: no module may be called %', watched.module
-      using hint = 'that is the name of a scope in room names; give another: watch(…, module => ''…'')';
+      using hint = 'that is the name of a scope in room names, or the relay''s own; give another: watch(…, module => ''…'')';
   end if;
+  watched.narrow := coalesce(narrow, present.narrow, false);
   watched.event := coalesce(event, case when 'event' = any (present.chosen) then present.event end,
     upper(regexp_replace(regexp_replace(watched.module, 'ies$', 'ys'), 's$', '')));
   watched.key_columns := coalesce(key_columns, case when 'key_columns' = any (present.chosen) then present.key_columns end,
@@ -116,10 +120,11 @@ begin
   end if;
   watched.access_columns := coalesce(access_columns, case when 'access_columns' = any (present.chosen) then present.access_columns end,
     array(select c from unnest(columns) c
-           where c = any ('{owner_id,listing_agent_id,agent_id,user_id,team_id,broker_id,is_private,access_level,lead_id}')));
+           where c = any (case when watched.narrow then '{team_id,broker_id,role,is_active}'::text[]
+                               else '{owner_id,listing_agent_id,agent_id,user_id,team_id,broker_id,is_private,access_level,lead_id}' end)));
   watched.hidden_columns := coalesce(hidden_columns, case when 'hidden_columns' = any (present.chosen) then present.hidden_columns end,
     array(select c from unnest(columns) c
-           where lower(c) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])));
+           where not watched.narrow and lower(c) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])));
   watched.quiet_columns := coalesce(quiet_columns, case when 'quiet_columns' = any (present.chosen) then present.quiet_columns end,
     array(select c from unnest(columns) c where c = any ('{updated_at,version,last_modified_by}')));
   missing := array(
@@ -139,7 +144,26 @@ begin
   watched.large_from := coalesce(present.large_from, 1024);
   watched.part_of := coalesce(part_of, present.part_of);
   watched.part_link := coalesce(part_link, present.part_link);
+  watched.access_of := coalesce(access_of, present.access_of);
+  watched.access_link := coalesce(access_link, present.access_link);
+  if (watched.access_of is null) <> (watched.access_link is null)
+     or watched.access_link is not null and watched.access_link <> all (watched.access_columns) then
+    raise exception 'crm_relay: access_of and access_link belong together, and % must be one of the access columns of %', watched.access_link, target;
+  end if;
+  if watched.narrow and watched.part_of is not null then
+    raise exception 'crm_relay: % cannot be narrow and a part', target;
+  end if;
 
+  if watched.part_of is null then
+    watched.lookup := format('select %s from %s r where %s',
+      crm_relay.readable_columns(target, watched.key_columns || watched.access_columns), target, crm_relay.key_condition(watched));
+    if crm_relay.readable_columns(target, watched.key_columns || watched.access_columns) is null then
+      watched.lookup := null;
+      raise notice 'crm_relay: a key or access column of % has a type of somebody''s own, so that nobody can be let in by today''s row', target
+        using hint = 'leave it out: watch(…, access_columns => ''{…}'')';
+    end if;
+    watched.lookup_types := crm_relay.column_types(target, watched.key_columns || watched.access_columns);
+  end if;
   if watched.part_of is not null then
     select m.* into parent from crm_relay.module m where m.module = watched.part_of;
     if not found or parent.part_of is not null then
@@ -185,11 +209,23 @@ begin
     quiet_columns = excluded.quiet_columns, created_by_columns = excluded.created_by_columns,
     modified_by_column = excluded.modified_by_column, version_column = excluded.version_column,
     deleted_by_column = excluded.deleted_by_column, part_of = excluded.part_of,
-    part_link = excluded.part_link, chosen = excluded.chosen
+    part_link = excluded.part_link, chosen = excluded.chosen, narrow = excluded.narrow,
+    access_of = excluded.access_of, access_link = excluded.access_link,
+    lookup = excluded.lookup, lookup_types = excluded.lookup_types
   where (module.*) is distinct from (excluded.*);
 
   perform crm_relay.add_triggers(target, watched.module, watched.part_of);
   if watched.part_of is null then
+    -- the policy looks at today's row
+    execute format('grant usage on schema %I to crm_relay_policy', namespace);
+    execute format('grant select (%s) on %s to crm_relay_policy',
+      (select string_agg(quote_ident(c), ', ') from unnest(watched.key_columns || watched.access_columns) c), target);
+    if (select relrowsecurity from pg_class where oid = target)
+       and not (select rolbypassrls from pg_roles where rolname = 'crm_relay_policy') then
+      raise notice 'crm_relay: % has row level security; so that the policy finds its rows: alter role crm_relay_policy bypassrls', target;
+    end if;
+  end if;
+  if watched.part_of is null and not watched.narrow then
     execute format('grant usage on schema %I to crm_relay_snapshot', namespace);
     execute format('grant select on %s to crm_relay_snapshot', target);
   end if;
@@ -200,7 +236,7 @@ begin
   return watched;
 end
 $$;
-comment on function crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text) is
+comment on function crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text) is
   'watches a table: enters it in the registry and adds its triggers; again: changes what is given and leaves the rest';
 
 
@@ -230,11 +266,14 @@ begin
     for leaf in select relid from pg_partition_tree(target) union select target loop
       execute format('drop trigger if exists "!crm_relay_truncate" on %s', leaf);
     end loop;
-    execute format('revoke all on %s from crm_relay_snapshot', target);
+    execute format('revoke all on %s from crm_relay_snapshot, crm_relay_policy', target);
+    execute format('revoke select (%s) on %s from crm_relay_policy',
+      (select string_agg(quote_ident(attname), ', ') from pg_attribute
+        where attrelid = target and attnum > 0 and not attisdropped), target);
     select relnamespace::regnamespace into namespace from pg_class where oid = target;
     if not exists (select from crm_relay.module m join pg_class c on c.oid = m.relation
                     where c.relnamespace = namespace and m.relation <> target) then
-      execute format('revoke usage on schema %s from crm_relay_snapshot', namespace);
+      execute format('revoke usage on schema %s from crm_relay_snapshot, crm_relay_policy', namespace);
     end if;
   end if;
   select m.* into parent from crm_relay.module m join pg_class c on c.oid = m.relation where m.module = watched.part_of;
@@ -293,6 +332,7 @@ language plpgsql
 as $$
 declare
   event text;
+  of_lead boolean;
   wanted record;
   target regclass;
   missing text;
@@ -306,13 +346,16 @@ begin
       (3, 'clients',      'CLIENT',      'owner_id', null, null),
       (4, 'leads',        'LEAD',        'owner_id', null, null),
       (5, 'appointments', 'APPOINTMENT', 'agent_id,lead_id', null, null),
-      (6, 'contacts',     'CONTACT',     null, 'clients', 'contact_id')
+      (6, 'contacts',     'CONTACT',     null, 'clients', 'contact_id'),
+      (7, 'users',        'USER',        null, null, null)
     ) as crm (place, table_name, event, owners, part_of, part_link)
     order by place
   loop
     target := pg_catalog.to_regclass(pg_catalog.format('%I.%I', crm_schema, wanted.table_name));
     if target is null then
-      if wanted.part_of is null then
+      if wanted.table_name = 'users' then
+        raise notice '%.users: no such table, so that everybody sees their own records only', crm_schema;
+      elsif wanted.part_of is null then
         raise notice '%.%: no such table, not watched', crm_schema, wanted.table_name;
       end if;
       continue;
@@ -330,11 +373,16 @@ begin
         target, pg_catalog.quote_literal(target);
       continue;
     end if;
+    -- an appointment of a private lead is private, too
+    of_lead := wanted.table_name = 'appointments' and exists (
+      select from pg_catalog.pg_attribute a where a.attrelid = target and a.attname = 'lead_id' and not a.attisdropped);
     -- what was chosen since stays
     select wanted.event into event where not exists (select from crm_relay.module m where m.relation = target);
     call crm_relay.in_short_transaction(
-      pg_catalog.format('select crm_relay.watch(%L, event => %L, part_of => %L, part_link => %L)',
-                        target, event, wanted.part_of, wanted.part_link), target::text);
+      pg_catalog.format('select crm_relay.watch(%L, event => %L, part_of => %L, part_link => %L, narrow => %L, access_of => %L, access_link => %L)',
+                        target, event, wanted.part_of, wanted.part_link, wanted.table_name = 'users',
+                        case when of_lead then 'leads' end, case when of_lead then 'lead_id' end), target::text);
+    continue when wanted.table_name = 'users';
     select pg_catalog.string_agg(expected, ', ') into missing
       from pg_catalog.unnest(pg_catalog.string_to_array(wanted.owners
              || ',user_id,team_id,broker_id,is_private,access_level,version,updated_at,last_modified_by,created_by,deleted_by', ',')) expected
@@ -368,7 +416,7 @@ $$;
 comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in a short transaction of its own';
 
 revoke all on function
-  crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text),
+  crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text),
   crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text) from public;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;

@@ -1,51 +1,4 @@
--- reading: where a record is placed, what changed since a cursor, who changed what
-
-create or replace function crm_relay.usual_rooms_of(module text, image json) returns text[]
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with placed as (
-    select coalesce(image ->> 'owner_id', image ->> 'listing_agent_id', image ->> 'agent_id', image ->> 'user_id') as owner,
-           image ->> 'team_id' as team,
-           image ->> 'broker_id' as broker,
-           coalesce(image ->> 'is_private', 'false') = 'true' or coalesce(image ->> 'access_level', '') = 'personal' as private
-  )
-  select array_remove(array[
-           'user:' || owner,
-           case when not private then 'team:' || team end,
-           case when not private then 'broker:' || broker end], null)
-    from placed
-   where image is not null
-$$;
-comment on function crm_relay.usual_rooms_of(text, json) is
-  'the scope rooms that an image of a record is in, by the columns of the usual CRM';
-
--- yours to replace: an installation leaves it as it finds it
-do $rooms$
-begin
-  if to_regprocedure('crm_relay.rooms_of(text, json)') is null then
-    create function crm_relay.rooms_of(module text, image json) returns text[]
-    language sql stable
-    set search_path = pg_catalog, pg_temp
-    as 'select crm_relay.usual_rooms_of(module, image)';
-    comment on function crm_relay.rooms_of(text, json) is
-      'the scope rooms that an image of a record is in; may be replaced by the CRM''s owner';
-  end if;
-end
-$rooms$;
-
-create or replace function crm_relay.placed(module text, image json) returns text[]
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return coalesce(crm_relay.rooms_of(module, crm_relay.readable(image)), '{}');
-exception when others then
-  return null;
-end
-$$;
-comment on function crm_relay.placed(text, json) is
-  'rooms_of() as the relay asks it; null where it raises, so that one row that it cannot judge does not stop all others';
+-- reading: what changed since a cursor, who changed what
 
 create or replace function crm_relay.epoch() returns text
 language sql stable
@@ -109,10 +62,8 @@ create or replace view crm_relay.audit as
 comment on view crm_relay.audit is 'who changed what from what to what, field by field: one row for each field of each change';
 
 grant select on crm_relay.audit to crm_relay_audit;
-revoke all on function crm_relay.changes_since(text), crm_relay.rooms_of(text, json),
-  crm_relay.usual_rooms_of(text, json), crm_relay.placed(text, json), crm_relay.epoch(),
+revoke all on function crm_relay.changes_since(text), crm_relay.epoch(),
   crm_relay.record_id(json, text[]), crm_relay.slot(timestamptz, interval) from public;
 grant execute on function crm_relay.epoch() to crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.changes_since(text) to crm_relay_serve, crm_relay_audit;
-grant execute on function crm_relay.rooms_of(text, json), crm_relay.usual_rooms_of(text, json), crm_relay.placed(text, json) to crm_relay_serve;
 grant execute on function crm_relay.slot(timestamptz, interval) to crm_relay_capture, crm_relay_prune;

@@ -18,6 +18,7 @@ set local lock_timeout = '5s';
 \ir 40_capture.sql
 \ir 45_snapshot.sql
 \ir 50_watch.sql
+\ir 55_policy.sql
 \ir 60_read.sql
 \ir 70_version.sql
 commit;

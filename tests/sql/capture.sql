@@ -16,6 +16,8 @@ create function pg_temp.journaled() returns bigint language sql as $$ select cou
 insert into users (id, email, first_name, last_name) values
   ('00000000-0000-4000-8000-00000000000a', 'ann@crm.example', 'Ann', 'A'),
   ('00000000-0000-4000-8000-00000000000b', 'bea@crm.example', 'Bea', 'B');
+delete from crm_relay.change; -- users are journaled in a narrow form, see policy.sql
+insert into teams (name) values ('T');
 select is(pg_temp.journaled(), 0::bigint, 'what is not watched is not journaled');
 
 -- actions, ids, images
@@ -70,7 +72,7 @@ update escrows set people = people || '{"b": 1}';
 select ok((pg_temp.last('new_image')::jsonb) ? 'people' and (pg_temp.last('old_image')::jsonb) ? 'people', 'what is large and changed is there');
 update escrows set is_private = true;
 select ok((pg_temp.last('new_image')::jsonb) ?& '{notes,people}', 'whoever sees a record enter gets all of it');
-select crm_relay.watch('users', module => 'people');
+select crm_relay.watch('users', module => 'people', narrow => false);
 update users set password_hash = 'secret', first_name = 'Anna' where email like 'ann@%';
 select ok(not (pg_temp.last('new_image')::jsonb) ? 'password_hash' and pg_temp.last('new_image') like '%Anna%', 'a column named like a secret is hidden');
 update users set password_hash = 'other secret';

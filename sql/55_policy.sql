@@ -1,0 +1,405 @@
+-- policy: who may see which record, and in which scope rooms a record is
+--
+-- Four functions are the CRM owner's to replace, and an installation leaves them as it finds them:
+-- principal(), may_see_row(), may_enter() and rooms_of(). As they come they call the usual_… of the
+-- same name, which follow the rules of the usual CRM and may be called by what replaces them.
+--
+-- What the relay gives them of a record are its access columns (crm_relay.module.access_columns) and
+-- nothing else: it asks once for each value of those and remembers the answer for a few minutes, so a
+-- policy that looks at other columns has to have them registered: watch(…, access_columns => '{…}').
+-- They run as crm_relay_serve, which may read nothing of the CRM; access_now() looks up for them. Who
+-- raises sees nothing.
+
+create or replace function crm_relay.access_now(module text, id text) returns json
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set row_security = on
+as $$
+declare
+  watched record;
+  image json;
+begin
+  -- the table itself, and not a view that was put in its place, nor policies or types that would run
+  -- their owner's code
+  select m.lookup, m.relation, m.lookup is not null and c.relkind in ('r', 'p') and (r.rolbypassrls or not c.relrowsecurity)
+           and m.lookup_types = (select array_agg(a.atttypid order by a.attname) from pg_attribute a
+                                  where a.attrelid = m.relation and a.attname = any (m.key_columns || m.access_columns)
+                                    and a.attnum > 0) as is_same
+    into watched
+    from crm_relay.module m join pg_class c on c.oid = m.relation join pg_roles r on r.rolname = current_user
+   where m.module = access_now.module and m.part_of is null;
+  if current_user <> 'crm_relay_policy' then
+    raise exception 'crm_relay: access_now() belongs to %, it must belong to crm_relay_policy', current_user
+      using hint = 'run crm-relay install again';
+  end if;
+  if watched.is_same is distinct from true then
+    raise exception 'crm_relay: the key and access columns of module %, table %, are not what they were when it was watched, or cannot be read', module, watched.relation
+      using hint = 'watch it again; under row level security: alter role crm_relay_policy bypassrls';
+  end if;
+  begin
+    execute watched.lookup into image using id;
+  exception when data_exception then
+    return null; -- an id that does not cast is no record's
+  end;
+  return image;
+end
+$$;
+comment on function crm_relay.access_now(text, text) is
+  'key and access columns of a record as it is now, null if there is none; for policies, which may read nothing themselves';
+alter function crm_relay.access_now(text, text) owner to crm_relay_policy;
+
+create or replace function crm_relay.heirs_of(module text, id text) returns setof json
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set row_security = on
+as $$
+declare
+  heir crm_relay.module;
+  columns text;
+  link text;
+begin
+  if current_user <> 'crm_relay_policy' then
+    raise exception 'crm_relay: heirs_of() belongs to %, it must belong to crm_relay_policy', current_user
+      using hint = 'run crm-relay install again';
+  end if;
+  for heir in select m.* from crm_relay.module m where m.access_of = heirs_of.module loop
+    columns := crm_relay.readable_columns(heir.relation, heir.key_columns || heir.access_columns);
+    select crm_relay.base_type(a.atttypid) into link
+      from pg_attribute a join pg_class c on c.oid = a.attrelid
+     where a.attrelid = heir.relation and a.attname = heir.access_link and not a.attisdropped and c.relkind in ('r', 'p');
+    if columns is null or link is null then
+      raise exception 'crm_relay: the access columns of % are not what they were when it was watched', heir.relation
+        using hint = 'watch it again';
+    end if;
+    return query execute format(
+      'select json_build_object(''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image)
+         from %s r cross join lateral (select %s) as i (image)
+        where r.%I operator(pg_catalog.=) $3::%s', heir.relation, columns, heir.access_link, link)
+      using heir.module, heir.key_columns, id;
+  end loop;
+end
+$$;
+comment on function crm_relay.heirs_of(text, text) is
+  'the records whose access depends on this one, such as the appointments of a lead: module, record_id and image of key and access columns';
+alter function crm_relay.heirs_of(text, text) owner to crm_relay_policy;
+
+create or replace function crm_relay.owner_of(image json) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(image ->> 'owner_id', image ->> 'listing_agent_id', image ->> 'agent_id', image ->> 'user_id')
+$$;
+comment on function crm_relay.owner_of(json) is 'the owner of a record by its image: the first of these columns that is not null';
+
+create or replace function crm_relay.is_private(image json) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(image ->> 'is_private', 'false') = 'true' or coalesce(image ->> 'access_level', '') = 'personal'
+$$;
+comment on function crm_relay.is_private(json) is 'whether a record is its owner''s alone, by its image';
+
+create or replace function crm_relay.origin_of(module text, image json, out named boolean, out origin json)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  of_module text;
+  of_id text;
+begin
+  select m.access_of, origin_of.image ->> m.access_link into of_module, of_id
+    from crm_relay.module m where m.module = origin_of.module and m.access_of is not null
+     and exists (select from crm_relay.module o where o.module = m.access_of);
+  named := of_id is not null;
+  origin := case when named then crm_relay.access_now(of_module, of_id) end;
+end
+$$;
+comment on function crm_relay.origin_of(text, json) is
+  'the record on which an image''s access depends, too, such as the lead of an appointment: whether it names one, and that one as it is now';
+
+create or replace function crm_relay.usual_principal(claims jsonb) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  id text := coalesce(claims ->> 'id', claims ->> 'sub');
+  found json;
+begin
+  if id is null then
+    return null;
+  end if;
+  -- without a table of users nobody is known to belong to anybody
+  if not exists (select from crm_relay.module m where m.module = 'users') then
+    return jsonb_build_object('user', id);
+  end if;
+  found := crm_relay.access_now('users', id);
+  if found is null or found ->> 'is_active' = 'false' then
+    return null;
+  end if;
+  -- what the token says of these is not believed: the table knows
+  return jsonb_build_object(
+    'user', id,
+    'team', found ->> 'team_id',
+    'broker', found ->> 'broker_id',
+    'role', case json_typeof(found -> 'role') when 'array' then found -> 'role' ->> 0 else found ->> 'role' end);
+end
+$$;
+comment on function crm_relay.usual_principal(jsonb) is
+  'who a token is: user, team, broker and role as the table of users has them; null for who is not known or not active';
+
+create or replace function crm_relay.usual_may_see_row(principal jsonb, module text, image json) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  me text := principal ->> 'user';
+  owner text := crm_relay.owner_of(image);
+  brokerage text;
+  depends record;
+begin
+  if me is null or image is null then
+    return false;
+  end if;
+  if principal ->> 'role' = 'system_admin' or owner = me then
+    return true;
+  end if;
+  if crm_relay.is_private(image) then
+    return false;
+  end if;
+  depends := crm_relay.origin_of(module, image);
+  -- one that cannot be found may have been private
+  if depends.named and (depends.origin is null or crm_relay.is_private(depends.origin)) then
+    return coalesce(crm_relay.owner_of(depends.origin) = me, false);
+  end if;
+  case principal ->> 'role'
+    when 'broker' then
+      brokerage := case when owner is null then image ->> 'broker_id'
+                        else crm_relay.access_now('users', owner) ->> 'broker_id' end;
+      return coalesce(brokerage = principal ->> 'broker', false);
+    when 'team_owner', 'agent' then
+      return coalesce(image ->> 'team_id' = principal ->> 'team', false);
+    else
+      return false;
+  end case;
+end
+$$;
+comment on function crm_relay.usual_may_see_row(jsonb, text, json) is
+  'whether somebody may see an image of a record: admins all, owners their own, others what is not private of their brokerage or team';
+
+create or replace function crm_relay.usual_may_enter(principal jsonb, room text) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(principal ->> 'user' is not null and (
+           principal ->> 'role' = 'system_admin'
+           or scope = 'user' and id = principal ->> 'user'
+           or scope = 'team' and id = principal ->> 'team'
+           or scope = 'broker' and id = principal ->> 'broker' and principal ->> 'role' = 'broker'), false)
+    from (select split_part(room, ':', 1), split_part(substr(room, position(':' in room) + 1), '/', 1)) as named (scope, id)
+$$;
+comment on function crm_relay.usual_may_enter(jsonb, text) is
+  'whether somebody may be in a scope room: their own, their team''s, as a broker their brokerage''s; admins in any';
+
+create or replace function crm_relay.usual_rooms_of(module text, image json) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  owner text := crm_relay.owner_of(image);
+  rooms text[] := array['user:' || owner];
+  brokerage text := image ->> 'broker_id';
+  depends record;
+begin
+  if not crm_relay.is_private(image) then
+    depends := crm_relay.origin_of(module, image);
+    if not depends.named or not coalesce(crm_relay.is_private(depends.origin), true) then
+      if owner is not null and exists (select from crm_relay.module m where m.module = 'users') then
+        brokerage := crm_relay.access_now('users', owner) ->> 'broker_id';
+      end if;
+      rooms := rooms || array['team:' || (image ->> 'team_id'), 'broker:' || brokerage];
+    end if;
+  end if;
+  return array_remove(rooms, null);
+end
+$$;
+comment on function crm_relay.usual_rooms_of(text, json) is
+  'the scope rooms that an image of a record is in: its owner''s, and unless it is private its team''s and its owner''s brokerage''s';
+
+-- theirs to replace: an installation leaves them as it finds them
+do $replaceable$
+begin
+  if to_regprocedure('crm_relay.principal(jsonb)') is null then
+    create function crm_relay.principal(claims jsonb) returns jsonb
+    language sql stable
+    set search_path = pg_catalog, pg_temp
+    as 'select crm_relay.usual_principal(claims)';
+    comment on function crm_relay.principal(jsonb) is
+      'who a token is, by its claims; null: nobody; may be replaced by the CRM''s owner';
+  end if;
+  if to_regprocedure('crm_relay.may_see_row(jsonb, text, json)') is null then
+    create function crm_relay.may_see_row(principal jsonb, module text, image json) returns boolean
+    language sql stable
+    set search_path = pg_catalog, pg_temp
+    as 'select crm_relay.usual_may_see_row(principal, module, image)';
+    comment on function crm_relay.may_see_row(jsonb, text, json) is
+      'whether somebody may see an image of a record, by its access columns; may be replaced by the CRM''s owner';
+  end if;
+  if to_regprocedure('crm_relay.may_enter(jsonb, text)') is null then
+    create function crm_relay.may_enter(principal jsonb, room text) returns boolean
+    language sql stable
+    set search_path = pg_catalog, pg_temp
+    as 'select crm_relay.usual_may_enter(principal, room)';
+    comment on function crm_relay.may_enter(jsonb, text) is
+      'whether somebody may be in a scope room, where they get what may_see_row() grants; may be replaced by the CRM''s owner';
+  end if;
+  if to_regprocedure('crm_relay.rooms_of(text, json)') is null then
+    create function crm_relay.rooms_of(module text, image json) returns text[]
+    language sql stable
+    set search_path = pg_catalog, pg_temp
+    as 'select crm_relay.usual_rooms_of(module, image)';
+    comment on function crm_relay.rooms_of(text, json) is
+      'the scope rooms that an image of a record is in, by its access columns; may be replaced by the CRM''s owner';
+  end if;
+end
+$replaceable$;
+
+create or replace function crm_relay.may_see(principal jsonb, module text, record_id text) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  image json := crm_relay.access_now(module, record_id);
+begin
+  return image is not null and coalesce(crm_relay.may_see_row(principal, module, image), false);
+end
+$$;
+comment on function crm_relay.may_see(jsonb, text, text) is
+  'whether somebody may see a record as it is now; false also if there is none';
+
+-- How the relay asks. A policy that raises must not stop everybody else, and opens nothing: null.
+
+create or replace function crm_relay.known(claims jsonb) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return crm_relay.principal(claims);
+exception when others then
+  raise warning 'crm_relay.principal(): %', sqlerrm;
+  return null;
+end
+$$;
+comment on function crm_relay.known(jsonb) is 'principal() as the relay asks it: null where it raises';
+
+create or replace function crm_relay.sees(principal jsonb, module text, image json) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(crm_relay.may_see_row(principal, module, crm_relay.readable(image)), false);
+exception when others then
+  raise warning 'crm_relay.may_see_row(): %', sqlerrm;
+  return null;
+end
+$$;
+comment on function crm_relay.sees(jsonb, text, json) is 'may_see_row() as the relay asks it: null where it raises';
+
+create or replace function crm_relay.enters(principal jsonb, room text) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(crm_relay.may_enter(principal, room), false);
+exception when others then
+  raise warning 'crm_relay.may_enter(): %', sqlerrm;
+  return null;
+end
+$$;
+comment on function crm_relay.enters(jsonb, text) is 'may_enter() as the relay asks it: null where it raises';
+
+create or replace function crm_relay.access_of_record(module text, id text) returns json
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return crm_relay.access_now(module, id);
+exception when others then
+  raise warning 'crm_relay.access_now(): %', sqlerrm;
+  return null;
+end
+$$;
+comment on function crm_relay.access_of_record(text, text) is 'access_now() as the relay asks it: null where it raises';
+
+create or replace function crm_relay.placed(module text, image json) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(crm_relay.rooms_of(module, crm_relay.readable(image)), '{}');
+exception when others then
+  return null;
+end
+$$;
+comment on function crm_relay.placed(text, json) is
+  'rooms_of() as the relay asks it; null where it raises, so that one row that it cannot judge does not stop all others';
+
+create or replace function crm_relay.disconnect(user_id text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  settings crm_relay.setting;
+begin
+  if current_user <> 'crm_relay_capture' then
+    raise exception 'crm_relay: disconnect() belongs to %, it must belong to crm_relay_capture', current_user
+      using hint = 'run crm-relay install again';
+  end if;
+  if coalesce(user_id, '') = '' then
+    raise exception 'crm_relay: disconnect() needs the user as their tokens name them, usually the id of the table users';
+  end if;
+  select * into settings from crm_relay.setting;
+  insert into crm_relay.disconnected as known (user_id) values (user_id)
+  on conflict on constraint disconnected_pkey do update set disconnected_at = excluded.disconnected_at, by_role = excluded.by_role;
+  -- a row, because anybody may notify
+  insert into crm_relay.change (slot, module, action, record_id, db_user, db_role, application, new_image)
+  values (crm_relay.slot(clock_timestamp(), settings.retention), 'crm_relay', 'created', user_id,
+          session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
+          '{"disconnected": true}');
+  perform crm_relay.ring('crm_relay', settings.doorbell);
+end
+$$;
+comment on function crm_relay.disconnect(text) is
+  'ends all connections of a user, on all relays, and has tokens refused that were issued before';
+alter function crm_relay.disconnect(text) owner to crm_relay_capture;
+grant select, insert, update on crm_relay.disconnected to crm_relay_capture;
+
+create or replace function crm_relay.is_disconnected(user_id text, issued_at timestamptz) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from crm_relay.disconnected d
+                  where d.user_id = is_disconnected.user_id and coalesce(issued_at <= d.disconnected_at, true))
+$$;
+comment on function crm_relay.is_disconnected(text, timestamptz) is
+  'whether a token of this user, issued then, is refused; one that does not say when it was issued is, too';
+
+revoke all on function
+  crm_relay.access_now(text, text), crm_relay.heirs_of(text, text), crm_relay.owner_of(json), crm_relay.is_private(json),
+  crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
+  crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
+  crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
+  crm_relay.may_see(jsonb, text, text), crm_relay.known(jsonb), crm_relay.sees(jsonb, text, json),
+  crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text), crm_relay.placed(text, json),
+  crm_relay.disconnect(text), crm_relay.is_disconnected(text, timestamptz)
+  from public;
+grant execute on function
+  crm_relay.access_now(text, text), crm_relay.heirs_of(text, text), crm_relay.owner_of(json), crm_relay.is_private(json),
+  crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
+  crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
+  crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
+  crm_relay.may_see(jsonb, text, text), crm_relay.known(jsonb), crm_relay.sees(jsonb, text, json),
+  crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text), crm_relay.placed(text, json),
+  crm_relay.is_disconnected(text, timestamptz)
+  to crm_relay_serve;
+grant execute on function crm_relay.disconnect(text) to crm_relay_audit;
+grant execute on function crm_relay.record_id(json, text[]) to crm_relay_policy;

@@ -1,0 +1,141 @@
+-- policy: who may see what, by the rules of the usual CRM and of whoever replaces them
+
+begin;
+select plan(66);
+
+-- people: Ann and Bea in team T of brokerage B, Cem in team U of brokerage C, and who stands out
+create function pg_temp.id(name text) returns uuid language sql immutable as $$
+  select ('00000000-0000-4000-8000-' || lpad(encode(convert_to(name, 'UTF8'), 'hex'), 12, '0'))::uuid
+$$;
+insert into brokers (id, name) values (pg_temp.id('B'), 'B'), (pg_temp.id('C'), 'C');
+insert into teams (id, name) values (pg_temp.id('T'), 'T'), (pg_temp.id('U'), 'U');
+insert into users (id, email, first_name, last_name, role, team_id, broker_id, is_active)
+select pg_temp.id(name), name, name, name, role, pg_temp.id(team), pg_temp.id(broker), active
+  from (values ('ann', 'agent', 'T', 'B', true), ('bea', 'team_owner', 'T', 'B', true), ('cem', 'agent', 'U', 'C', true),
+               ('dan', 'broker', null, 'B', true), ('eve', 'broker', null, 'C', true), ('adm', 'system_admin', null, null, true),
+               ('off', 'agent', 'T', 'B', false), ('odd', 'intern', 'T', 'B', true), ('non', 'broker', null, null, true)) as p (name, role, team, broker, active);
+create function pg_temp.who(name text) returns jsonb language sql as $$
+  select crm_relay.principal(jsonb_build_object('id', pg_temp.id(name), 'role', 'system_admin', 'team_id', pg_temp.id('U')))
+$$;
+create function pg_temp.seen(module text, image json) returns text language sql as $$
+  select string_agg(name, ' ' order by name)
+    from unnest(array['ann', 'bea', 'cem', 'dan', 'eve', 'adm', 'off', 'odd', 'non', 'xxx']) name
+   where crm_relay.sees(pg_temp.who(name), module, image)
+$$;
+create function pg_temp.image(variadic given text[]) returns json language sql as $$
+  select json_object(array(select case when n % 2 = 0 and g in ('ann', 'bea', 'cem', 'odd', 'off', 'T', 'U', 'B', 'C') then pg_temp.id(g)::text else g end
+                             from unnest(given) with ordinality as g (g, n) order by n))
+$$;
+
+-- who a token is
+select is(pg_temp.who('ann'), jsonb_build_object('user', pg_temp.id('ann'), 'team', pg_temp.id('T'), 'broker', pg_temp.id('B'), 'role', 'agent'),
+          'the table says who a user is, not the token');
+select is(pg_temp.who('off'), null, 'who is not active is nobody');
+select is(pg_temp.who('xxx'), null, 'who is not known is nobody');
+select is(crm_relay.principal('{"id": "no uuid"}'), null, 'an id that does not cast is nobody''s');
+select is(crm_relay.principal('{}'), null, 'without an id a token is nobody''s');
+select is(crm_relay.principal(jsonb_build_object('sub', pg_temp.id('ann'))) ->> 'user', pg_temp.id('ann')::text, 'sub names the user where id does not');
+select is(crm_relay.principal(jsonb_build_object('id', pg_temp.id('ann'), 'sub', pg_temp.id('adm'))) ->> 'user', pg_temp.id('ann')::text, 'but id first');
+
+-- who sees a record
+select is(pg_temp.seen('listings', pg_temp.image('owner_id', 'ann', 'team_id', 'T', 'broker_id', 'B', 'is_private', 'false')), 'adm ann bea dan', 'a team''s record: its team, the owner''s broker, admins');
+select is(pg_temp.seen('listings', pg_temp.image('owner_id', 'ann', 'team_id', 'U', 'broker_id', 'C')), 'adm ann cem dan', 'the owner''s brokerage counts, not the record''s');
+select is(pg_temp.seen('listings', pg_temp.image('owner_id', null, 'team_id', null, 'broker_id', 'C')), 'adm eve', 'the record''s own where it has no owner');
+select is(pg_temp.seen('listings', pg_temp.image('owner_id', null, 'team_id', null, 'broker_id', null)), 'adm', 'nulls match nobody');
+select is(pg_temp.seen('listings', pg_temp.image('owner_id', 'ann', 'team_id', 'T', 'is_private', 'true')), 'adm ann', 'a private one is its owner''s');
+select is(pg_temp.seen('listings', pg_temp.image('owner_id', 'ann', 'team_id', 'T', 'access_level', 'personal')), 'adm ann', 'a personal one, too');
+select is(pg_temp.seen('listings', pg_temp.image('owner_id', 'odd', 'team_id', 'U')), 'adm cem dan odd', 'another role sees its own');
+select is(pg_temp.seen('listings', pg_temp.image('owner_id', 'off', 'team_id', 'T')), 'adm ann bea dan', 'who is not active does not even see that');
+select is(pg_temp.seen('listings', pg_temp.image('listing_agent_id', 'cem', 'user_id', 'ann', 'team_id', 'T')), 'adm ann bea cem eve', 'the first owner that is not null counts');
+select is(pg_temp.seen('appointments', pg_temp.image('agent_id', 'cem', 'user_id', 'ann')), 'adm cem eve', 'agent_id is one');
+select is(pg_temp.seen('listings', '{}'), 'adm', 'an image without any of these columns is nobody''s');
+select is(pg_temp.seen('listings', null), null, 'no image is seen by nobody');
+select is(pg_temp.seen('listings', '{"owner_id": "\u0000", "is_private": "x"}'), 'adm', 'odd values are no obstacle and no door');
+select is(crm_relay.usual_may_see_row('{"user": null, "role": "agent", "team": null}', 'listings', '{"team_id": null, "owner_id": null}'), false, 'nobody sees nothing');
+select is(crm_relay.usual_may_see_row('{"user": "x", "role": ["system_admin"]}', 'listings', '{}'), false, 'a role that is an array is the table''s to resolve');
+
+-- a private lead takes its appointments with it
+insert into leads (id, owner_id, team_id, is_private) values (pg_temp.id('l1'), pg_temp.id('bea'), pg_temp.id('T'), true), (pg_temp.id('l2'), pg_temp.id('bea'), pg_temp.id('T'), false);
+create function pg_temp.visit(lead text, private text default 'false') returns json language sql as $$
+  select json_build_object('agent_id', pg_temp.id('ann'), 'team_id', pg_temp.id('T'), 'lead_id', pg_temp.id(lead), 'is_private', private)
+$$;
+select is(pg_temp.seen('appointments', pg_temp.visit('l2')), 'adm ann bea dan', 'an appointment of a lead that all may see');
+select is(pg_temp.seen('appointments', pg_temp.visit('l1')), 'adm ann bea', 'of a private one: its owner and the lead''s');
+select is(pg_temp.seen('appointments', pg_temp.visit('l1', 'true')), 'adm ann', 'one that is private itself: its owner alone');
+select is(pg_temp.seen('appointments', pg_temp.visit('l9')), 'adm ann', 'of a lead that cannot be found: as if it were private');
+select is(crm_relay.rooms_of('appointments', pg_temp.visit('l1')), array['user:' || pg_temp.id('ann')], 'and it is in no room of many');
+select is(crm_relay.rooms_of('appointments', pg_temp.visit('l2')), array['user:' || pg_temp.id('ann'), 'team:' || pg_temp.id('T'), 'broker:' || pg_temp.id('B')], 'where the other is');
+insert into appointments (id, agent_id, team_id, lead_id) values (pg_temp.id('a1'), pg_temp.id('ann'), pg_temp.id('T'), pg_temp.id('l1')), (pg_temp.id('a2'), pg_temp.id('ann'), pg_temp.id('T'), null);
+select results_eq($$ select h ->> 'module', h ->> 'record_id', h -> 'image' ->> 'lead_id' from crm_relay.heirs_of('leads', pg_temp.id('l1')::text) h $$,
+  $$ values ('appointments', pg_temp.id('a1')::text, pg_temp.id('l1')::text) $$, 'the appointments of a lead are found');
+select is_empty($$ select crm_relay.heirs_of('listings', pg_temp.id('l1')::text) $$, 'what nothing depends on has none');
+
+-- today's row
+select is(crm_relay.may_see(pg_temp.who('bea'), 'leads', pg_temp.id('l1')::text), true, 'today''s row is judged');
+select is(crm_relay.may_see(pg_temp.who('ann'), 'leads', pg_temp.id('l1')::text), false, 'by the same rules');
+select is(crm_relay.may_see(pg_temp.who('adm'), 'leads', pg_temp.id('l9')::text), false, 'what is not there is seen by nobody');
+select is(crm_relay.may_see(pg_temp.who('adm'), 'leads', $x$' or true --$x$), false, 'an id that does not cast is no record''s');
+select is(crm_relay.access_of_record('contacts', 'x')::text, null, 'a part has no access of its own');
+select is(crm_relay.access_now('leads', pg_temp.id('l2')::text) ->> 'first_name', null, 'nothing but key and access columns is looked up');
+select is(crm_relay.access_now('users', pg_temp.id('ann')::text) ->> 'email', null, 'of users, too');
+
+-- scope rooms
+create function pg_temp.enters(name text) returns text language sql as $$
+  select string_agg(room, ' ' order by room) from unnest(array['user:ann', 'user:bea', 'team:T', 'team:U', 'broker:B', 'broker:C', 'team:T/listings']) room
+   where crm_relay.enters(pg_temp.who(name), regexp_replace(room, ':([a-zA-Z]+)', ':' || pg_temp.id(substring(room from ':([a-zA-Z]+)'))::text))
+$$;
+select is(pg_temp.enters('ann'), 'team:T team:T/listings user:ann', 'an agent: their own and their team''s');
+select is(pg_temp.enters('dan'), 'broker:B', 'a broker: the brokerage''s');
+select is(pg_temp.enters('adm'), 'broker:B broker:C team:T team:T/listings team:U user:ann user:bea', 'an admin: any');
+select is(pg_temp.enters('off'), null, 'who is not active: none');
+select is(pg_temp.enters('non'), null, 'a broker of no brokerage: none');
+select is(crm_relay.enters('{"user": "x", "team": null}', 'team:'), false, 'nulls match no room');
+select is(crm_relay.rooms_of('listings', pg_temp.image('owner_id', 'ann', 'team_id', 'T', 'broker_id', 'C')),
+          array['user:' || pg_temp.id('ann'), 'team:' || pg_temp.id('T'), 'broker:' || pg_temp.id('B')], 'a record is in its owner''s, its team''s and its owner''s brokerage''s room');
+select is(crm_relay.rooms_of('listings', pg_temp.image('team_id', 'T', 'broker_id', 'C')),
+          array['team:' || pg_temp.id('T'), 'broker:' || pg_temp.id('C')], 'without an owner in its own brokerage''s');
+select is(crm_relay.rooms_of('leads', pg_temp.image('owner_id', 'ann', 'team_id', 'T', 'is_private', 'true')), array['user:' || pg_temp.id('ann')], 'a private one is in its owner''s alone');
+select is(crm_relay.rooms_of('leads', '{"id": 1}'), '{}'::text[], 'a record without any of it is in none');
+select is(crm_relay.placed('leads', null), '{}'::text[], 'no image is in no room');
+select is(crm_relay.placed('leads', '{"listing_agent_id": "o", "x": "\u0000"}'), '{user:o}'::text[], 'a NUL elsewhere is no obstacle');
+
+-- users are journaled in a narrow form
+delete from crm_relay.change;
+update users set email = 'other', last_login_at = now(), password_hash = 'x' where id = pg_temp.id('ann');
+select is_empty('select from crm_relay.change', 'a login is not journaled');
+update users set team_id = pg_temp.id('U'), email = 'third' where id = pg_temp.id('ann');
+select results_eq('select module, action, record_id, old_image::text, new_image::text from crm_relay.change',
+  $$ values ('users', 'updated', pg_temp.id('ann')::text,
+     format('{ "id" : "%s", "role" : "agent", "team_id" : "%s", "broker_id" : "%s", "is_active" : true }', pg_temp.id('ann'), pg_temp.id('T'), pg_temp.id('B')),
+     format('{ "id" : "%s", "role" : "agent", "team_id" : "%s", "broker_id" : "%s", "is_active" : true }', pg_temp.id('ann'), pg_temp.id('U'), pg_temp.id('B'))) $$,
+  'another team is, with what decides access and nothing else');
+select is((select count(*)::int from crm_relay.module where narrow and relation = 'users'::regclass), 1, 'as the registry says');
+select ok(not has_table_privilege('crm_relay_snapshot', 'users', 'select'), 'no snapshot of them can be read');
+select ok(not has_column_privilege('crm_relay_policy', 'users', 'email', 'select') and has_column_privilege('crm_relay_policy', 'users', 'team_id', 'select'),
+          'and the policy may read only what decides');
+
+-- disconnect
+select crm_relay.disconnect('ann');
+select is((select format('%s %s by %s', module, record_id, db_user) from crm_relay.change where module = 'crm_relay'), format('crm_relay ann by %s', session_user), 'whom an administrator throws out stands in the journal');
+select ok(crm_relay.is_disconnected('ann', now() - interval '1 minute'), 'tokens issued before it are refused');
+select ok(crm_relay.is_disconnected('ann', null), 'those that do not say when, too');
+select ok(not crm_relay.is_disconnected('ann', clock_timestamp() + interval '1 minute') and not crm_relay.is_disconnected('bea', null), 'later ones and others'' are not');
+select ok(not has_function_privilege('crm_relay_serve', 'crm_relay.disconnect(text)', 'execute') and has_function_privilege('crm_relay_audit', 'crm_relay.disconnect(text)', 'execute'), 'only the DBA''s role may do it');
+
+-- what is missing or raises opens nothing
+alter table users rename column role to duty;
+select is(crm_relay.known(jsonb_build_object('id', pg_temp.id('ann'))), null, 'a column that has another name lets nobody in');
+alter table users rename column duty to role;
+create or replace function crm_relay.may_see_row(principal jsonb, module text, image json) returns boolean language plpgsql as $$ begin raise exception 'x'; end $$;
+select is(crm_relay.sees(pg_temp.who('adm'), 'listings', '{}'), null, 'rules of the CRM''s owner that raise open nothing');
+create or replace function crm_relay.rooms_of(module text, image json) returns text[] language plpgsql as $$ begin raise exception 'x'; end $$;
+select is(crm_relay.placed('leads', '{}'), null, 'and are told as unknown');
+create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language sql as $$ select null::boolean $$;
+select is(crm_relay.enters(pg_temp.who('adm'), 'team:x'), false, 'null is no permission');
+select crm_relay.unwatch('users');
+select is(crm_relay.principal('{"id": "ann", "role": "system_admin", "team_id": "T"}'), '{"user": "ann"}'::jsonb, 'without a table of users a token is its own user and nothing else');
+select is(crm_relay.usual_may_see_row('{"user": "ann"}', 'listings', '{"owner_id": "ann"}'), true, 'who sees their own records');
+select is(crm_relay.usual_may_see_row('{"user": "ann"}', 'listings', '{"owner_id": "bea", "team_id": "T"}'), false, 'and no others');
+
+select * from finish();
+rollback;
