@@ -540,3 +540,66 @@ fn bad_frame(message: &str) -> Refusal {
         message: message.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::Database;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A text or another frame of a client, its mask zero.
+    fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+        let header = [0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+        [&header, payload].concat()
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_after_a_close_frame() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (rooms, mut commands) = mpsc::channel(1);
+        let (_cursor, cursor) = watch::channel(Arc::from(""));
+        let (_registry, registry) = watch::channel(Arc::new(Registry::default()));
+        let nowhere = Database::of("postgresql://nobody@127.0.0.1:1/nothing").unwrap();
+        let shared = Shared {
+            rooms: rooms.clone(),
+            cursor,
+            history: Arc::new(History::new(nowhere, registry.clone())),
+            registry,
+            heartbeat: Duration::from_secs(25),
+            queue_bytes: 1 << 20,
+            stopping: CancellationToken::new(),
+        };
+        tokio::spawn(Connection::new(shared, stream, peer, 7).run(Bytes::new()));
+        let hello = masked(0x1, br#"{"type":"hello"}"#);
+        client.write_all(&hello).await.unwrap();
+        let Some(Command::Enter { outbox, .. }) = commands.recv().await else {
+            panic!("it does not enter");
+        };
+        // the rooms are busy with others: they learn late that it left, and tell it something before
+        rooms.try_send(Command::Leave { member: 1 }).unwrap();
+        let close = masked(0x8, &1000_u16.to_be_bytes());
+        client.write_all(&close).await.unwrap();
+        while outbox.pushed() == 1 && outbox.closed().is_none() {
+            tokio::task::yield_now().await;
+        }
+        outbox.push(frame::text(b"late"));
+        drop(rooms);
+        let left = async { while commands.recv().await.is_some() {} };
+        let mut told = Vec::new();
+        let (read, ()) = tokio::join!(
+            async {
+                let read = client.read_to_end(&mut told).await;
+                drop(client);
+                read
+            },
+            left
+        );
+        read.unwrap();
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.contains("welcome"), "{told}");
+        assert!(!told.contains("late"), "{told}");
+    }
+}

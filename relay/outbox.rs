@@ -206,6 +206,17 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_without_payload_is_not_free() {
+        let outbox = Outbox::new(100_000);
+        let put = (0..).take_while(|_| outbox.push(frame::pong(b""))).count();
+        assert!(put <= 1000, "{put}");
+        let replays = Outbox::new(100_000);
+        let all = vec![frame::pong(b""); 10_000];
+        replays.push_all(all);
+        assert!(!replays.push(frame::pong(b"")), "they were counted, too");
+    }
+
+    #[test]
     fn what_is_written_makes_room() {
         let outbox = Outbox::new(1000);
         let frame = frame::text(&[b'x'; 600]);

@@ -532,6 +532,14 @@ impl Relay {
         self.child.id().expect("the relay runs")
     }
 
+    /// The most memory that it ever had, in KiB.
+    pub fn most_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let size = line.and_then(|line| line.split_whitespace().nth(1));
+        size.unwrap().parse().unwrap()
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
         assert!(
@@ -590,6 +598,53 @@ impl Relay {
                 .map_or(String::new(), |(_, body)| body.to_owned()),
         )
     }
+}
+
+/// A socket that can hold little of what it does not read, its WebSocket handshake done: for a client
+/// that says what no library would.
+pub async fn bare_socket(relay: &Relay) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(relay.address.parse().unwrap()).await;
+    let url = format!("ws://{}/ws", relay.address);
+    let (socket, _) = tokio_tungstenite::client_async(url, stream.unwrap())
+        .await
+        .expect("a handshake");
+    // the relay says nothing before hello: nothing is lost between
+    socket.into_inner()
+}
+
+/// A client's frame, its mask zero.
+pub fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match u8::try_from(payload.len()) {
+        Ok(short @ ..126) => frame.push(0x80 | short),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend((payload.len() as u16).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// Opcode and payload of each frame that the relay sent.
+pub fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let [first, short, rest @ ..] = bytes {
+        let (length, rest) = match short {
+            126 => (
+                u16::from_be_bytes(rest[..2].try_into().unwrap()) as usize,
+                &rest[2..],
+            ),
+            127 => panic!("a frame that no test expects to be so large"),
+            short => (usize::from(*short), rest),
+        };
+        frames.push((first & 0xf, rest[..length].to_vec()));
+        bytes = &rest[length..];
+    }
+    frames
 }
 
 /// A client that has said hello.

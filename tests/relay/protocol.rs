@@ -1,12 +1,20 @@
 //! What a client may say, and what becomes of it when it says something else.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Client, DEADLINE, Database, Relay};
+use crate::harness::{Client, DEADLINE, Database, Relay, bare_socket, frames, masked};
 
 const ONE: &str = "00000000-0000-4000-8000-000000000001";
+
+// opcodes, RFC 6455, section 5.2
+const TEXT: u8 = 0x1;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
 
 async fn relay() -> (Database, Relay) {
     let database = Database::create().await;
@@ -185,6 +193,72 @@ async fn a_client_that_does_not_read_is_closed_and_slows_nobody() {
 }
 
 #[tokio::test]
+async fn who_resumes_again_and_again_without_reading_is_closed_and_costs_little() {
+    let database = Database::create().await;
+    database
+        .execute(&format!("insert into leads (id) values ('{ONE}')"))
+        .await;
+    let relay = Relay::with(&database.url(), |command| {
+        command
+            .env("RELAY_QUEUE_BYTES", "2000000")
+            // each replay is read from the journal and shared with nobody
+            .env("RELAY_RECENT_BYTES", "1");
+    })
+    .await;
+    let mut before = Client::connect(&relay).await;
+    let room = format!("leads:{ONE}");
+    let cursor = before.subscribe(&[&room]).await["cursor"].clone();
+    for step in 0..15 {
+        database
+            .execute(&format!(
+                "update leads set notes = repeat('{step:02}', 15000)"
+            ))
+            .await;
+    }
+    before.everything(database.client()).await;
+    let most_memory = relay.most_memory();
+
+    let mut greedy = bare_socket(&relay).await;
+    let resume = json!({"type": "subscribe", "id": 1, "rooms": [room], "since": cursor});
+    let mut said = masked(TEXT, br#"{"type":"hello"}"#);
+    for _ in 0..150 {
+        said.extend(masked(TEXT, resume.to_string().as_bytes()));
+    }
+    greedy.write_all(&said).await.unwrap();
+    relay.logged("4508 too slow").await;
+    let grown = relay.most_memory() - most_memory;
+    assert!(grown < 32_000, "{grown} KiB for a queue of 2000 KB");
+}
+
+#[tokio::test]
+async fn answers_without_payload_are_not_free() {
+    let database = Database::create().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_QUEUE_BYTES", "5000000");
+    })
+    .await;
+    let (mut answers, mut pings) = bare_socket(&relay).await.into_split();
+    // all their pongs together are less than a queue may hold
+    let saying = tokio::spawn(async move {
+        let said = masked(TEXT, br#"{"type":"hello"}"#);
+        let said = [said, masked(PING, b"").repeat(2_000_000)].concat();
+        let _ = pings.write_all(&said).await;
+        pings
+    });
+    relay.logged("4508 too slow").await;
+    let mut answered = Vec::new();
+    tokio::time::timeout(DEADLINE, answers.read_to_end(&mut answered))
+        .await
+        .unwrap()
+        .unwrap();
+    let answered = frames(&answered);
+    let (last, before) = answered.split_last().unwrap();
+    assert_eq!((last.0, &last.1[..2]), (CLOSE, &4508_u16.to_be_bytes()[..]));
+    assert!(before[1..].iter().all(|(opcode, _)| *opcode == PONG));
+    saying.abort();
+}
+
+#[tokio::test]
 async fn at_the_limit_of_connections_others_are_refused_and_health_is_still_told() {
     let database = Database::create().await;
     let relay = Relay::with(&database.url(), |command| {
@@ -334,4 +408,30 @@ async fn who_is_silent_for_two_beats_is_gone_and_who_answers_pings_stays() {
     );
     assert_eq!(alive.ping().await["type"], "pong");
     drop(silent);
+}
+
+#[tokio::test]
+async fn who_pings_more_often_than_the_heart_beats_gets_heartbeats_all_the_same() {
+    let database = Database::create().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_HEARTBEAT", "1s");
+    })
+    .await;
+    let mut client = Client::connect(&relay).await;
+    let mut again = tokio::time::interval(Duration::from_millis(200));
+    // a browser's code does not see the pongs: to it, this is silence
+    let heartbeats = async {
+        let mut heartbeats = 0;
+        while heartbeats < 3 {
+            tokio::select! {
+                frame = client.next_frame() => {
+                    assert_eq!(frame["type"], "heartbeat");
+                    heartbeats += 1;
+                }
+                _ = again.tick() => client.send_raw(Message::Ping("".into())).await,
+            }
+        }
+    };
+    let beating = tokio::time::timeout(DEADLINE, heartbeats).await;
+    assert!(beating.is_ok(), "silence for those who ping");
 }
