@@ -14,7 +14,7 @@ use std::time::Duration;
 use base64::Engine;
 use futures::future::BoxFuture;
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
@@ -37,6 +37,10 @@ use crate::throttle::Throttle;
 
 /// How long a client may take for the headers of a request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a request may take from there to its answer, its body included: whoever is silent in the
+/// middle of one must not hold a place for long.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long connections may take to end when the relay stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -192,7 +196,12 @@ where
     }
     let serving = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        service.clone().call(request)
+        let has_body = !request.body().is_end_stream();
+        let answer = service.clone().call(request);
+        async move {
+            let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+            answer.unwrap_or_else(|_| Ok(late(has_body)))
+        }
     });
     let mut connection = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
@@ -211,6 +220,16 @@ where
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "a request ended badly");
     }
+}
+
+/// The answer to a request that has waited for long enough.
+fn late(has_body: bool) -> Response {
+    let seconds = ANSWER_WITHIN.as_secs();
+    if has_body {
+        let why = format!("the request and its answer took more than {seconds} s");
+        return plain_reply(StatusCode::REQUEST_TIMEOUT, &why);
+    }
+    not_now(&format!("no answer within {seconds} s"))
 }
 
 /// What a request needs to become a connection: a task and a place.

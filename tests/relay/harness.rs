@@ -473,7 +473,17 @@ impl Relay {
 
     /// With more settings.
     pub async fn with(url: &str, change: impl FnOnce(&mut Command)) -> Relay {
-        let mut relay = Relay::begin(url, change);
+        Relay::begin(url, change).begun().await
+    }
+
+    /// The demo.
+    pub async fn demo(url: &str) -> Relay {
+        Relay::run(url, &["demo"], |_| {}).begun().await
+    }
+
+    /// Once it says that it is ready.
+    async fn begun(self) -> Relay {
+        let mut relay = self;
         let mut told = BufReader::new(relay.child.stdout.take().unwrap()).lines();
         let ready = timeout(DEADLINE, told.next_line()).await;
         let Ok(Ok(Some(line))) = ready else {
@@ -491,9 +501,13 @@ impl Relay {
 
     /// Not waiting for it to be ready.
     pub fn begin(url: &str, change: impl FnOnce(&mut Command)) -> Relay {
+        Relay::run(url, &["serve", "--no-auth"], change)
+    }
+
+    fn run(url: &str, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Relay {
         let mut command = Command::new(BINARY);
         command
-            .args(["serve", "--no-auth"])
+            .args(arguments)
             .env("DATABASE_URL", url)
             .env("RELAY_LISTEN", "127.0.0.1:0")
             // every change by itself, except where a test is about the throttle
@@ -574,13 +588,18 @@ impl Relay {
 
     /// `GET path`: status and body.
     pub async fn get(&self, path: &str, headers: &str) -> (u16, String) {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = TcpStream::connect(&self.address).await.unwrap();
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n",
             self.address
         );
-        stream.write_all(request.as_bytes()).await.unwrap();
+        self.request(request.as_bytes()).await
+    }
+
+    /// The answer to these bytes, status and body, once the relay has ended the connection.
+    pub async fn request(&self, request: &[u8]) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        stream.write_all(request).await.unwrap();
         let mut answer = String::new();
         timeout(DEADLINE, stream.read_to_string(&mut answer))
             .await

@@ -3,6 +3,7 @@
 mod changes;
 mod chaos;
 mod commands;
+mod demo;
 mod documents;
 mod faults;
 mod harness;
