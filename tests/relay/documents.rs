@@ -195,6 +195,39 @@ fn every_log_line_is_documented_with_its_fields_and_no_other_is() {
 }
 
 #[test]
+fn every_frame_and_code_that_the_relay_sends_is_in_the_protocol() {
+    let protocol = read("relay/PROTOCOL.md");
+    let mut sent = Vec::new();
+    for (_, code) in sources() {
+        let code = code.replace('\\', "");
+        for (before, documented) in [
+            ("\"type\": \"", "\"type\":\"{}\""),
+            ("\"type\":\"", "\"type\":\"{}\""),
+            ("\"type\".to_owned(), \"", "\"type\":\"{}\""),
+            ("code: \"", "`{}`"),
+            ("\"code\": \"", "`{}`"),
+            ("code: ", "| {}"),
+        ] {
+            for (start, _) in code.match_indices(before) {
+                let rest = &code[start + before.len()..];
+                let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let name = rest.split(|c| !is_part(c)).next().unwrap();
+                if before == "code: " && name.parse::<u16>().is_err() {
+                    continue;
+                }
+                let wanted = documented.replace("{}", name);
+                let is_told = protocol.contains(&wanted) || protocol.contains(&format!("`{name}`"));
+                assert!(is_told, "relay/PROTOCOL.md does not tell {wanted}");
+                sent.push(name.to_owned());
+            }
+        }
+    }
+    for known in ["welcome", "TRANSACTION", "snapshot", "bad_cursor", "4508"] {
+        assert!(sent.iter().any(|name| name == known), "{known}: {sent:?}");
+    }
+}
+
+#[test]
 fn every_link_leads_somewhere() {
     for document in DOCUMENTS {
         let folder = document.rsplit_once('/').map_or("", |(folder, _)| folder);
