@@ -12,3 +12,4 @@ mod order;
 mod protocol;
 mod proxy;
 mod resume;
+mod signals;
