@@ -221,6 +221,15 @@ impl Journal {
         Ok(row.get(0))
     }
 
+    /// Makes history another than the one of this epoch, of which something that was read is gone:
+    /// clients may have been told it.
+    pub async fn disown(&self, epoch: &str) -> Result<(), JournalError> {
+        (self.session.client)
+            .execute("select crm_relay.disown($1)", &[&epoch])
+            .await?;
+        Ok(())
+    }
+
     /// Truncates slots whose time is over; returns their names.
     pub async fn prune(&self) -> Result<Vec<String>, JournalError> {
         let rows = self

@@ -220,10 +220,15 @@ impl Reader {
                 "the journal held transactions that this server has not come to: it was restored from elsewhere and begins anew"
             );
         }
-        let epoch = journal.epoch().await?;
+        let mut epoch = journal.epoch().await?;
         if let Some((known, position)) = &self.reached {
-            if *known == epoch && journal.still_holds(position).await? {
-                return Ok(());
+            if *known == epoch {
+                if journal.still_holds(position).await? {
+                    return Ok(());
+                }
+                // also for cursors from before what is gone, whose clients were told it
+                journal.disown(known).await?;
+                epoch = journal.epoch().await?;
             }
             tracing::warn!(was = %known, is = %epoch, "history is another than the one that was read: everybody fetches anew");
         }

@@ -173,3 +173,23 @@ alter function crm_relay.renew() owner to crm_relay_prune;
 revoke all on function crm_relay.renew() from public;
 grant execute on function crm_relay.renew() to crm_relay_serve;
 grant select on crm_relay.change to crm_relay_prune;
+
+create or replace function crm_relay.disown(known text) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- one after the other: the first of several that notice does it, the others find another epoch
+  perform from crm_relay.setting for update;
+  if crm_relay.epoch() is distinct from known then
+    return false;
+  end if;
+  update crm_relay.setting set install_id = gen_random_uuid();
+  return true;
+end
+$$;
+comment on function crm_relay.disown(text) is
+  'makes this history another than the one of this epoch, because something that was read of it is gone, as after a crash without synchronous_commit or a journal emptied by hand; tells whether it did';
+alter function crm_relay.disown(text) owner to crm_relay_prune;
+revoke all on function crm_relay.disown(text) from public;
+grant execute on function crm_relay.disown(text) to crm_relay_serve;

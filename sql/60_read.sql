@@ -64,6 +64,6 @@ comment on view crm_relay.audit is 'who changed what from what to what, field by
 grant select on crm_relay.audit to crm_relay_audit;
 revoke all on function crm_relay.changes_since(text), crm_relay.epoch(),
   crm_relay.record_id(json, text[]), crm_relay.slot(timestamptz, interval) from public;
-grant execute on function crm_relay.epoch() to crm_relay_serve, crm_relay_audit;
+grant execute on function crm_relay.epoch() to crm_relay_prune, crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.changes_since(text) to crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.slot(timestamptz, interval) to crm_relay_capture, crm_relay_prune;

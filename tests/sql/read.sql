@@ -1,7 +1,7 @@
 -- reading: changes since a cursor, the audit view, pruning
 
 begin;
-select plan(20);
+select plan(24);
 
 -- changes since a cursor
 create function pg_temp.cursor() returns text language sql as $$
@@ -46,6 +46,13 @@ values (crm_relay.slot(now() - interval '9 days', '7 days'), 'leads', 'truncated
 select is_empty('select crm_relay.prune()', 'nor is anything of a transaction that may still be open');
 update crm_relay.setting set retention = '1 hour';
 select lives_ok($$ select crm_relay.prune() $$, 'another retention is obeyed');
+
+-- a history of which something is gone
+create temporary table was as select crm_relay.epoch() as epoch;
+select is(crm_relay.disown('00000000'), false, 'an epoch that has passed is nobody''s to disown');
+select is((select epoch from was), crm_relay.epoch(), 'and this one stays');
+select is(crm_relay.disown((select epoch from was)), true, 'this one is another from now on');
+select isnt((select epoch from was), crm_relay.epoch(), 'for every cursor');
 
 -- a journal from another server
 select is(crm_relay.renew(), false, 'a journal of this server''s own stays');

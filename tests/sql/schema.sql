@@ -37,7 +37,7 @@ select is_empty(
 select is(
   (select string_agg(p.proname || ' as ' || p.proowner::regrole, ', ' order by p.proname) from pg_proc p
     where p.pronamespace = 'crm_relay'::regnamespace and p.prosecdef),
-  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, heirs_of as crm_relay_policy, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune',
+  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune',
   'these functions run with the rights of their owner, and no others');
 select is_empty(
   $$ select p.oid::regprocedure from pg_proc p
