@@ -179,41 +179,58 @@ impl Drop for Database {
 pub struct Cluster {
     directory: std::path::PathBuf,
     port: u16,
+    /// Whether the directory is a disk of its own.
+    disk: bool,
 }
 
 impl Cluster {
     /// With the CRM's tables and the relay's schema in database `postgres`, and data that survives a
     /// crash (fsync on).
     pub async fn start() -> Cluster {
+        let cluster = Cluster::bare();
+        cluster.install().await;
+        cluster
+    }
+
+    /// With nothing in it.
+    pub fn bare() -> Cluster {
         let cluster = Cluster::empty();
-        let data = cluster.data();
-        cluster.program(
-            "initdb",
-            &[
-                "-D",
-                &data,
-                "-A",
-                "trust",
-                "-U",
-                "postgres",
-                "-E",
-                "UTF8",
-                "--locale=C",
-            ],
-        );
-        cluster.start_again();
-        connect(&cluster.url())
-            .await
-            .batch_execute(CRM)
-            .await
-            .unwrap();
-        let installed = crm_relay(&cluster.url(), &["install"]);
+        cluster.begin(&[]);
+        cluster
+    }
+
+    /// The same on a disk of its own, of so many MB; None where nobody may mount one.
+    pub async fn on_small_disk(megabytes: u32) -> Option<Cluster> {
+        let mut cluster = Cluster::empty();
+        let options = format!("size={megabytes}m,mode=1777");
+        let place = cluster.directory.display().to_string();
+        cluster.disk = as_root(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", &place]);
+        if !cluster.disk {
+            return None;
+        }
+        // a write-ahead log of small files
+        cluster.begin(&["--wal-segsize=1"]);
+        cluster.install().await;
+        Some(cluster)
+    }
+
+    fn begin(&self, more: &[&str]) {
+        let data = self.data();
+        let all = ["-D", &data, "-A", "trust", "-U", "postgres", "-E", "UTF8"];
+        let all = [&all[..], &["--locale=C"], more].concat();
+        self.program("initdb", &all);
+        self.start_again();
+    }
+
+    async fn install(&self) {
+        let session = connect(&self.url()).await;
+        session.batch_execute(CRM).await.unwrap();
+        let installed = crm_relay(&self.url(), &["install"]);
         assert!(
             installed.status.success(),
             "{}",
             String::from_utf8_lossy(&installed.stderr)
         );
-        cluster
     }
 
     /// A place and a port for a server.
@@ -226,7 +243,11 @@ impl Cluster {
             .local_addr()
             .unwrap()
             .port();
-        let cluster = Cluster { directory, port };
+        let cluster = Cluster {
+            directory,
+            port,
+            disk: false,
+        };
         if is_root() {
             assert!(
                 Program::new("chown")
@@ -238,6 +259,65 @@ impl Cluster {
             );
         }
         cluster
+    }
+
+    /// Restores a dump of another one's database `postgres` and its roles, made with these options.
+    pub fn restore(&self, from: &Cluster, options: &[&str]) {
+        let bin = std::env::var("PG_BIN").expect("PG_BIN, as deploy/postgres.sh sets it");
+        let pass = |dump: &str, options: &[&str], psql: &[&str]| {
+            let mut dump = Program::new(format!("{bin}/{dump}"))
+                .args(["-d", &from.url()])
+                .args(options)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let restored = Program::new(format!("{bin}/psql"))
+                .args(["-q", "-d", &self.url()])
+                .args(psql)
+                .stdin(dump.stdout.take().unwrap())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            assert!(dump.wait().unwrap().success() && restored.unwrap().success());
+        };
+        // one of the roles is there already
+        pass("pg_dumpall", &["--roles-only"], &[]);
+        pass("pg_dump", options, &["-v", "ON_ERROR_STOP=1"]);
+    }
+
+    /// A URL that names both, this one first.
+    pub fn url_with(&self, other: &Cluster) -> String {
+        let (one, both) = (
+            format!("127.0.0.1:{}", self.port),
+            format!("127.0.0.1:{},127.0.0.1:{}", self.port, other.port),
+        );
+        self.url().replace(&one, &both)
+    }
+
+    /// Fills its disk to the last byte, until it is [emptied](Cluster::empty_disk).
+    pub fn fill_disk(&self) {
+        let mut ballast = std::fs::File::create(self.directory.join("ballast")).unwrap();
+        let error = loop {
+            if let Err(error) = std::io::Write::write_all(&mut ballast, &[0; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    pub fn empty_disk(&self) {
+        std::fs::remove_file(self.directory.join("ballast")).unwrap();
+    }
+
+    /// Waits until it has gone down by itself.
+    pub async fn down(&self) {
+        let pid = format!("{}/postmaster.pid", self.data());
+        let gone = async {
+            while std::fs::exists(&pid).unwrap() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(DEADLINE, gone).await.expect("it goes down");
     }
 
     pub fn url(&self) -> String {
@@ -359,6 +439,9 @@ impl Drop for Cluster {
                 self.directory.display()
             );
         }
+        if self.disk {
+            as_root(&["umount", &self.directory.display().to_string()]);
+        }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -424,6 +507,17 @@ impl Drop for Pooler {
         let _ = (children, self.child.kill(), self.child.wait());
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Runs a program as root and tells whether it did what it should.
+fn as_root(program: &[&str]) -> bool {
+    let sudo: &[&str] = if is_root() { &[] } else { &["sudo", "-n"] };
+    let all = [sudo, program].concat();
+    let status = Program::new(all[0])
+        .args(&all[1..])
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
 }
 
 fn is_root() -> bool {

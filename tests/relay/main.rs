@@ -7,6 +7,7 @@ mod demo;
 mod documents;
 mod faults;
 mod harness;
+mod histories;
 mod leak;
 mod order;
 mod protocol;

@@ -1,0 +1,223 @@
+//! When what was read is not what happened: a journal that was emptied or restored, commits that were
+//! lost in a crash or a failover. Nobody may be left believing that they are current: not the relay,
+//! not a client that is there, not one that comes back with any cursor it ever had.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Cluster, DEADLINE, Database, Relay, connect, crm_relay};
+
+const ONE: &str = "00000000-0000-4000-8000-000000000001";
+
+fn room() -> String {
+    format!("leads:{ONE}")
+}
+
+async fn execute(cluster: &Cluster, sql: &str) {
+    let session = connect(&cluster.url()).await;
+    session.batch_execute(sql).await.unwrap();
+}
+
+async fn set_status(cluster: &Cluster, status: &str) {
+    execute(cluster, &format!("update leads set status = '{status}'")).await;
+}
+
+/// Takes transaction ids that nothing is done with.
+async fn take_ids(cluster: &Cluster, count: u32) {
+    let take = format!(
+        "do $$ begin for id in 1..{count} loop perform pg_current_xact_id(); commit; end loop; end $$"
+    );
+    execute(cluster, &take).await;
+}
+
+/// Waits until a query finds a row.
+async fn is_so(session: &tokio_postgres::Client, query: &str) {
+    let found = async { while session.query(query, &[]).await.unwrap().is_empty() {} };
+    let found = tokio::time::timeout(DEADLINE, found).await;
+    assert!(found.is_ok(), "never so: {query}");
+}
+
+fn cursor(frame: &Value) -> String {
+    frame["cursor"].as_str().unwrap().to_owned()
+}
+
+/// A client sees a lead come and change, and keeps every cursor that it is told.
+async fn see(client: &mut Client, database: &tokio_postgres::Client) -> Vec<String> {
+    let mut cursors = vec![cursor(&client.subscribe(&[room()]).await)];
+    for sql in [
+        &format!("insert into leads (id) values ('{ONE}')"),
+        "update leads set status = 'contacted'",
+    ] {
+        database.batch_execute(sql).await.unwrap();
+        cursors.push(cursor(&client.next_event().await));
+    }
+    cursors.push(cursor(&client.ping().await));
+    cursors
+}
+
+/// The relay has noticed and told it: to those who are there, and to those who come back.
+async fn all_fetch_anew(relay: &Relay, client: &mut Client, cursors: &[String]) {
+    let anew = json!([{"room": room(), "reason": "epoch_changed"}]);
+    let resync = client.next_event().await;
+    assert_eq!(resync["rooms"], anew, "{resync}");
+    relay
+        .logged("history is another than the one that was read")
+        .await;
+    for since in cursors {
+        let mut back = Client::connect(relay).await;
+        let answer = back.resume(&[room()], since).await;
+        assert_eq!(answer["resync"], anew, "{since} of {cursors:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_journal_emptied_by_hand_is_another_history() {
+    let database = Database::create().await;
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    // the first of them is from before the journal's first row
+    let cursors = see(&mut client, database.client()).await;
+    database.execute("truncate crm_relay.change").await;
+    all_fetch_anew(&relay, &mut client, &cursors).await;
+    database.execute("update leads set status = 'lost'").await;
+    assert_eq!(client.next_event().await["data"], json!({"status": "lost"}));
+}
+
+#[tokio::test]
+async fn what_a_crash_took_back_is_another_history() {
+    let cluster = Cluster::start().await;
+    let relay = Relay::start(&cluster.url()).await;
+    let mut client = Client::connect(&relay).await;
+    let session = connect(&cluster.url()).await;
+    let mut cursors = see(&mut client, &session).await;
+    // commits that are seen before they are on the disk
+    for setting in ["synchronous_commit = off", "wal_writer_delay = '10s'"] {
+        let alter = format!("alter system set {setting}");
+        session.batch_execute(&alter).await.unwrap();
+    }
+    session
+        .batch_execute("select pg_reload_conf()")
+        .await
+        .unwrap();
+    let off = "select where current_setting('synchronous_commit') = 'off'";
+    is_so(&connect(&cluster.url()).await, off).await;
+    set_status(&cluster, "qualified").await;
+    // the cursor of a change is from before it, where history is still the same
+    let seen = client.next_event().await;
+    assert_eq!(seen["data"]["status"], "qualified");
+    cursors.push(cursor(&seen));
+    cursors.push(cursor(&client.ping().await));
+    cluster.crash();
+    cluster.start_again();
+    all_fetch_anew(&relay, &mut client, &cursors).await;
+    set_status(&cluster, "lost").await;
+    let event = client.next_event().await;
+    assert_eq!(
+        event["previous"]["status"], "contacted",
+        "the crash took nothing back: it was no test"
+    );
+    assert_eq!(event["data"]["status"], "lost");
+}
+
+/// A standby takes over, with all commits or without the last one.
+async fn promoted(with_all: bool) {
+    let cluster = Cluster::start().await;
+    let standby = cluster.standby();
+    // the standby comes first and must not be read
+    let relay = Relay::start(&standby.url_with(&cluster)).await;
+    let mut client = Client::connect(&relay).await;
+    let session = connect(&cluster.url()).await;
+    let mut cursors = see(&mut client, &session).await;
+    let follower = connect(&standby.url()).await;
+    is_so(&follower, "select from leads where status = 'contacted'").await;
+    if !with_all {
+        for sql in [
+            "alter system set primary_conninfo = ''",
+            "select pg_reload_conf()",
+        ] {
+            follower.batch_execute(sql).await.unwrap();
+        }
+        let deaf = "select where not exists (select from pg_stat_wal_receiver)";
+        is_so(&follower, deaf).await;
+    }
+    set_status(&cluster, "qualified").await;
+    let seen = client.next_event().await;
+    assert_eq!(seen["data"]["status"], "qualified");
+    cursors.push(cursor(&seen));
+    cursors.push(cursor(&client.ping().await));
+    if with_all {
+        is_so(&follower, "select from leads where status = 'qualified'").await;
+    }
+    cluster.crash();
+    standby.promote();
+    all_fetch_anew(&relay, &mut client, &cursors).await;
+    set_status(&standby, "lost").await;
+    let event = client.next_event().await;
+    let last = if with_all { "qualified" } else { "contacted" };
+    assert_eq!(event["previous"]["status"], last);
+    assert_eq!(event["data"]["status"], "lost");
+}
+
+#[tokio::test]
+async fn a_promoted_standby_is_another_history() {
+    promoted(true).await;
+}
+
+#[tokio::test]
+async fn a_promoted_standby_that_lacks_commits_is_another_history() {
+    promoted(false).await;
+}
+
+#[tokio::test]
+async fn a_dump_restored_into_a_younger_server_is_another_history() {
+    let (source, target) = (Cluster::start().await, Cluster::bare());
+    take_ids(&source, 3000).await;
+    let relay = Relay::start(&source.url_with(&target)).await;
+    let mut client = Client::connect(&relay).await;
+    let session = connect(&source.url()).await;
+    let cursors = see(&mut client, &session).await;
+    target.restore(&source, &[]);
+    source.crash();
+    all_fetch_anew(&relay, &mut client, &cursors).await;
+    relay
+        .logged("the journal held transactions that this server has not come to")
+        .await;
+    set_status(&target, "qualified").await;
+    assert_eq!(client.next_event().await["data"]["status"], "qualified");
+    // it comes to the ids of what was told long ago
+    take_ids(&target, 6000).await;
+    set_status(&target, "lost").await;
+    let session = connect(&target.url()).await;
+    let events = client.everything(&session).await;
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| &event["data"]["status"])
+        .collect();
+    assert_eq!(told, ["lost"]);
+}
+
+#[tokio::test]
+async fn a_dump_restored_without_owners_into_an_older_server_is_another_history() {
+    let (source, target) = (Cluster::start().await, Cluster::bare());
+    take_ids(&target, 3000).await;
+    let relay = Relay::start(&source.url_with(&target)).await;
+    let mut client = Client::connect(&relay).await;
+    let session = connect(&source.url()).await;
+    let cursors = see(&mut client, &session).await;
+    target.restore(&source, &["--no-owner"]);
+    source.crash();
+    all_fetch_anew(&relay, &mut client, &cursors).await;
+    // functions that belong to whoever restored do not render rows, and yet nobody who writes is refused
+    set_status(&target, "qualified").await;
+    let told = client.next_event().await;
+    assert_eq!(told["rooms"][0]["reason"], "truncated", "{told}");
+    let installed = crm_relay(&target.url(), &["install"]);
+    assert!(installed.status.success());
+    set_status(&target, "lost").await;
+    assert_eq!(client.next_event().await["data"], json!({"status": "lost"}));
+    // and what the journal says of the past is still there
+    let session = connect(&target.url()).await;
+    let old =
+        "select new_value::text from crm_relay.audit where field = 'status' order by seq limit 2";
+    let old = session.query(old, &[]).await.unwrap();
+    assert_eq!(old[1].get::<_, &str>(0), "\"contacted\"");
+}
