@@ -17,7 +17,7 @@ use tokio_postgres::{Row, RowStream, SimpleQueryMessage, Statement};
 use crate::change::{Action, Change};
 use crate::postgres::Session;
 use crate::registry::{KeyForm, Module, Registry};
-use crate::snapshot::{BadCursor, Position, Snapshot};
+use crate::snapshot::{BadCursor, Position, Snapshot, number};
 
 pub use past::{RecordNow, Verdict};
 
@@ -84,6 +84,9 @@ pub enum JournalError {
     /// A snapshot that cannot be read.
     #[error("Postgres told a snapshot that makes no sense: {0}")]
     BadSnapshot(#[from] BadCursor),
+    /// Another relay, or a DBA, pruned what this one had yet to read.
+    #[error("the journal was pruned beyond what was read")]
+    Pruned,
     /// A row that contradicts the schema.
     #[error(
         "row {seq} of crm_relay.change has action {action:?}; it must be created, updated, deleted or truncated"
@@ -187,30 +190,13 @@ impl Journal {
 
     /// The present: everything that is committed counts as read.
     pub async fn present(&self) -> Result<Position, JournalError> {
-        let snapshot = self.begin().await?;
+        let (snapshot, _) = self.begin().await?;
         let (highest, witness) = self.newest().await?;
         self.session.client.batch_execute("commit").await?;
         Ok(Position {
             snapshot: snapshot.clipped(highest),
             witness,
         })
-    }
-
-    /// Whether history is still the one that was read up to this position.
-    pub async fn still_holds(&self, position: &Position) -> Result<bool, JournalError> {
-        let Some(witness) = position.witness else {
-            return Ok(true);
-        };
-        let row = self
-            .session
-            .client
-            .query_one(
-                "select exists (select from crm_relay.change where txid = $1::bigint::text::xid8 and seq = $2)
-                     or exists (select from crm_relay.setting where pruned_txid >= $1::bigint::text::xid8)",
-                &[&(position.highest() as i64), &(witness as i64)],
-            )
-            .await?;
-        Ok(row.get(0))
     }
 
     /// Empties a journal that was restored from another server, and tells whether it was.
@@ -230,19 +216,22 @@ impl Journal {
         Ok(())
     }
 
-    /// Truncates slots whose time is over; returns their names.
-    pub async fn prune(&self) -> Result<Vec<String>, JournalError> {
-        let rows = self
-            .session
-            .client
-            .query("select crm_relay.prune()", &[])
+    /// Truncates slots whose time is over and which hold nothing that is yet to be read from this
+    /// position on; returns their names.
+    pub async fn prune(&self, read: &Position) -> Result<Vec<String>, JournalError> {
+        let needed = read.snapshot.xmin() as i64;
+        let rows = (self.session.client)
+            .query("select crm_relay.prune($1::bigint::text::xid8)", &[&needed])
             .await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Begins to read what became visible since `position`.
+    /// Begins to read what became visible since `position`, all of which must still be there.
     pub async fn read(&self, position: &Position) -> Result<Batch<'_>, JournalError> {
-        let snapshot = self.begin().await?;
+        let (snapshot, pruned) = self.begin().await?;
+        if pruned >= position.snapshot.xmin() {
+            return Err(JournalError::Pruned);
+        }
         self.read_until(position, snapshot).await
     }
 
@@ -298,13 +287,15 @@ impl Journal {
         self.session.client.is_closed()
     }
 
-    /// Begins a transaction (a read that fails gives up the session) and tells its snapshot, in one round trip.
-    async fn begin(&self) -> Result<Snapshot, JournalError> {
-        let begun =
-            "begin isolation level repeatable read read only; select pg_current_snapshot()::text";
+    /// Begins a transaction (a read that fails gives up the session) and tells its snapshot and the
+    /// greatest transaction that was pruned, in one round trip.
+    async fn begin(&self) -> Result<(Snapshot, u64), JournalError> {
+        let begun = "begin isolation level repeatable read read only;
+                     select pg_current_snapshot()::text, pruned_txid::text from crm_relay.setting";
         for message in self.session.client.simple_query(begun).await? {
             if let SimpleQueryMessage::Row(row) = message {
-                return Ok(row.get(0).unwrap_or_default().parse()?);
+                let snapshot = row.get(0).unwrap_or_default().parse()?;
+                return Ok((snapshot, number(row.get(1).unwrap_or_default())?));
             }
         }
         Err(BadCursor::Missing("the snapshot").into())

@@ -15,7 +15,7 @@ use crate::change::Change;
 use crate::diff::BadImage;
 use crate::doorbell::{Doorbell, Unheard};
 use crate::event::{self, Event};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Verdict};
 use crate::order;
 use crate::postgres::{ConnectError, Database};
 use crate::registry::Registry;
@@ -190,7 +190,7 @@ impl Reader {
                 }
                 if pruned.elapsed() >= PRUNE_EVERY {
                     pruned = Instant::now();
-                    prune(&journal).await;
+                    self.prune(&journal).await;
                 }
                 Ok::<_, Interrupted>(())
             };
@@ -204,13 +204,11 @@ impl Reader {
 
     /// Whether what was read is still what happened.
     async fn check_history(&self, journal: &Journal) -> Result<(), Interrupted> {
-        let Some((known, position)) = &self.reached else {
-            return Ok(());
-        };
-        if journal.epoch().await? == *known && journal.still_holds(position).await? {
-            return Ok(());
+        match journal.judge(&self.place.cursor).await? {
+            Verdict::Good => Ok(()),
+            Verdict::TooOld => Err(JournalError::Pruned.into()),
+            Verdict::OtherHistory => Err(Interrupted::OtherHistory),
         }
-        Err(Interrupted::OtherHistory)
     }
 
     /// The position to go on from: the one that was reached, if history is still the same.
@@ -220,18 +218,25 @@ impl Reader {
                 "the journal held transactions that this server has not come to: it was restored from elsewhere and begins anew"
             );
         }
-        let mut epoch = journal.epoch().await?;
-        if let Some((known, position)) = &self.reached {
-            if *known == epoch {
-                if journal.still_holds(position).await? {
-                    return Ok(());
+        let mut why = "epoch_changed";
+        if let Some((known, _)) = &self.reached {
+            match journal.judge(&self.place.cursor).await? {
+                Verdict::Good => return Ok(()),
+                Verdict::TooOld => {
+                    why = "cursor_too_old";
+                    tracing::warn!(
+                        "the journal was pruned beyond what was read: everybody fetches anew"
+                    );
                 }
-                // also for cursors from before what is gone, whose clients were told it
-                journal.disown(known).await?;
-                epoch = journal.epoch().await?;
+                Verdict::OtherHistory => {
+                    // also for cursors from before what is gone, whose clients were told it
+                    journal.disown(known).await?;
+                    let epoch = journal.epoch().await?;
+                    tracing::warn!(was = %known, is = %epoch, "history is another than the one that was read: everybody fetches anew");
+                }
             }
-            tracing::warn!(was = %known, is = %epoch, "history is another than the one that was read: everybody fetches anew");
         }
+        let epoch = journal.epoch().await?;
         let position = journal.present().await?;
         self.handed_on.clear();
         self.place = Place::of(Cursor {
@@ -240,7 +245,8 @@ impl Reader {
         });
         self.reached = Some((epoch, position));
         self.began = Some(self.place.clone());
-        self.send(Command::EpochChanged(self.place.clone())).await
+        let place = self.place.clone();
+        self.send(Command::BeginAnew { place, why }).await
     }
 
     /// Reads what was told before this relay began, for those who come back to it.
@@ -272,6 +278,14 @@ impl Reader {
             changed
         });
         Ok(())
+    }
+
+    async fn prune(&self, journal: &Journal) {
+        match journal.prune(&self.place.cursor.position).await {
+            Ok(slots) if slots.is_empty() => {}
+            Ok(slots) => tracing::info!(slots = slots.join(", "), "truncated slots of the journal"),
+            Err(error) => tracing::warn!(%error, "could not prune the journal"),
+        }
     }
 
     async fn send(&self, command: Command) -> Result<(), Interrupted> {
@@ -364,14 +378,6 @@ impl Reader {
         }
         self.handed_on.insert(txid, seq);
         Ok(())
-    }
-}
-
-async fn prune(journal: &Journal) {
-    match journal.prune().await {
-        Ok(slots) if slots.is_empty() => {}
-        Ok(slots) => tracing::info!(slots = slots.join(", "), "truncated slots of the journal"),
-        Err(error) => tracing::warn!(%error, "could not prune the journal"),
     }
 }
 

@@ -158,13 +158,13 @@ impl Rooms {
                 // whoever asked may have lost patience
                 let _ = told.send(());
             }
-            Command::EpochChanged(place) => {
+            Command::BeginAnew { place, why } => {
                 self.cursor.send_replace(place.text.clone());
                 let first = self.recent.now().cursor.epoch.is_empty();
                 self.recent.begin(place);
                 if !first {
                     let rooms: Vec<Arc<str>> = self.rooms.keys().cloned().collect();
-                    self.resync(&rooms, "epoch_changed");
+                    self.resync(&rooms, why);
                 }
                 for from in std::mem::take(&mut self.ahead) {
                     self.snapshot(from);

@@ -116,7 +116,7 @@ impl FromStr for Snapshot {
 }
 
 /// Decimal digits only: no sign, no leading zero, nothing above 63 bits, as Postgres prints ids.
-fn number(text: &str) -> Result<u64, BadCursor> {
+pub(crate) fn number(text: &str) -> Result<u64, BadCursor> {
     text.parse::<u64>()
         .ok()
         .filter(|n| i64::try_from(*n).is_ok() && n.to_string() == text)

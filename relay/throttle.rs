@@ -93,10 +93,10 @@ impl Throttle {
                 self.place = place;
                 vec![self.reached()]
             }
-            Command::EpochChanged(place) => {
+            Command::BeginAnew { place, why } => {
                 let mut commands = self.send_all();
                 self.place = place.clone();
-                commands.push(Command::EpochChanged(place));
+                commands.push(Command::BeginAnew { place, why });
                 commands
             }
             other => vec![other],

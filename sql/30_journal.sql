@@ -157,7 +157,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- such rows would come to be read as new when the server gets to their transactions
-  if not exists (select from crm_relay.change c where c.txid >= pg_snapshot_xmax(pg_current_snapshot()) and c.txid <> coalesce(pg_current_xact_id_if_assigned(), '0')) then
+  if not exists (select from crm_relay.change c where c.txid >= pg_snapshot_xmax(pg_current_snapshot()) and c.txid <> coalesce(pg_current_xact_id_if_assigned(), '0'))
+     and not exists (select from crm_relay.setting s where s.pruned_txid >= pg_snapshot_xmax(pg_current_snapshot())) then
     return false;
   end if;
   for slot in 0..9 loop
@@ -168,7 +169,7 @@ begin
 end
 $$;
 comment on function crm_relay.renew() is
-  'empties a journal that holds transactions which this server has not come to, as after the restore of a dump, and makes its history another; tells whether it did';
+  'empties a journal that holds, or held, transactions which this server has not come to, as after the restore of a dump, and makes its history another; tells whether it did';
 alter function crm_relay.renew() owner to crm_relay_prune;
 revoke all on function crm_relay.renew() from public;
 grant execute on function crm_relay.renew() to crm_relay_serve;

@@ -135,7 +135,10 @@ impl Relay {
             snapshot: database.snapshot().clipped(0),
             witness: None,
         });
-        rooms.obey(Command::EpochChanged(place.clone()));
+        rooms.obey(Command::BeginAnew {
+            place: place.clone(),
+            why: "epoch_changed",
+        });
         Relay {
             rooms,
             place,

@@ -100,7 +100,7 @@ impl Journal {
 
     /// Whether more than `most` rows came after a position.
     pub async fn has_more_than(&self, most: i64, since: &Snapshot) -> Result<bool, JournalError> {
-        let snapshot = self.begin().await?;
+        let (snapshot, _) = self.begin().await?;
         let (first, beyond) = bounds(&since.until(&snapshot));
         let row = (self.session.client)
             .query_one(COUNT, &[&first, &beyond, &most])
@@ -117,7 +117,7 @@ impl Journal {
         records: &[(&str, &str)],
         most: i64,
     ) -> Result<(Vec<Change>, Snapshot), JournalError> {
-        let snapshot = self.begin().await?;
+        let (snapshot, _) = self.begin().await?;
         let (first, beyond) = bounds(&since.until(&snapshot));
         let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
         let client = &self.session.client;
@@ -202,7 +202,7 @@ impl Journal {
         &self,
         records: &[(&str, &str)],
     ) -> Result<(Vec<RecordNow>, Cursor), JournalError> {
-        let snapshot = self.begin().await?;
+        let (snapshot, _) = self.begin().await?;
         let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
         let client = &self.session.client;
         let rows = client.query(RECORDS_NOW, &[&modules, &ids]).await?;

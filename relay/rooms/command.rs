@@ -78,8 +78,13 @@ pub enum Command {
         /// Answered when all were told.
         told: oneshot::Sender<()>,
     },
-    /// Another history begins here than the one that clients know.
-    EpochChanged(Arc<Place>),
+    /// The relay begins anew, as in another history than the one that clients know.
+    BeginAnew {
+        /// Where.
+        place: Arc<Place>,
+        /// The reason that clients are told.
+        why: &'static str,
+    },
 }
 
 /// A subscription that goes on from a cursor.

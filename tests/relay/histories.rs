@@ -54,14 +54,19 @@ async fn see(client: &mut Client, database: &tokio_postgres::Client) -> Vec<Stri
     cursors
 }
 
-/// The relay has noticed and told it: to those who are there, and to those who come back.
+/// The relay has noticed and told it.
 async fn all_fetch_anew(relay: &Relay, client: &mut Client, cursors: &[String]) {
-    let anew = json!([{"room": room(), "reason": "epoch_changed"}]);
-    let resync = client.next_event().await;
-    assert_eq!(resync["rooms"], anew, "{resync}");
+    all_are_told("epoch_changed", relay, client, cursors).await;
     relay
         .logged("history is another than the one that was read")
         .await;
+}
+
+/// Those who are there, and those who come back.
+async fn all_are_told(reason: &str, relay: &Relay, client: &mut Client, cursors: &[String]) {
+    let anew = json!([{"room": room(), "reason": reason}]);
+    let resync = client.next_event().await;
+    assert_eq!(resync["rooms"], anew, "{resync}");
     for since in cursors {
         let mut back = Client::connect(relay).await;
         let answer = back.resume(&[room()], since).await;
@@ -220,4 +225,35 @@ async fn a_dump_restored_without_owners_into_an_older_server_is_another_history(
         "select new_value::text from crm_relay.audit where field = 'status' order by seq limit 2";
     let old = session.query(old, &[]).await.unwrap();
     assert_eq!(old[1].get::<_, &str>(0), "\"contacted\"");
+}
+
+#[tokio::test]
+async fn a_relay_that_was_away_for_longer_than_the_journal_lasts_says_so() {
+    let database = Database::create().await;
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    let cursors = see(&mut client, database.client()).await;
+    relay.signal("STOP");
+    database
+        .execute("update leads set status = 'qualified'")
+        .await;
+    // eight days pass, and another relay prunes
+    database
+        .execute(
+            "update crm_relay.change
+                set changed_at = changed_at - interval '8 days',
+                    slot = crm_relay.slot(changed_at - interval '8 days', '7 days')",
+        )
+        .await;
+    let pruned = database
+        .value("select count(*) from crm_relay.prune()")
+        .await;
+    assert_eq!(pruned, "1");
+    relay.signal("CONT");
+    database.execute("update leads set status = 'lost'").await;
+    all_are_told("cursor_too_old", &relay, &mut client, &cursors).await;
+    database
+        .execute("update leads set status = 'contacted'")
+        .await;
+    assert_eq!(client.next_event().await["previous"]["status"], "lost");
 }

@@ -1,7 +1,7 @@
 -- reading: changes since a cursor, the audit view, pruning
 
 begin;
-select plan(24);
+select plan(25);
 
 -- changes since a cursor
 create function pg_temp.cursor() returns text language sql as $$
@@ -61,6 +61,11 @@ insert into crm_relay.change (slot, txid, module, action, db_user, db_role, appl
 values (0, (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 1000)::text::xid8, 'leads', 'truncated', 'x', 'x', 'x');
 select is(crm_relay.renew(), true, 'one with transactions that are yet to come begins anew');
 select ok((select count(*) from crm_relay.change) = 0 and (select b.install_id <> s.install_id from before b, crm_relay.setting s), 'empty, and as another history');
+
+create temporary table renewed as select install_id from crm_relay.setting;
+update crm_relay.setting set pruned_txid = '900000000000';
+select is(crm_relay.renew(), true, 'as does an empty one that was pruned beyond what this server has come to');
+select ok(s.pruned_txid = '0' and s.install_id <> r.install_id, 'so that no cursor is too old for it') from crm_relay.setting s, renewed r;
 
 select * from finish();
 rollback;
