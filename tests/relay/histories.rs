@@ -2,6 +2,7 @@
 //! lost in a crash or a failover. Nobody may be left believing that they are current: not the relay,
 //! not a client that is there, not one that comes back with any cursor it ever had.
 
+use crm_relay::journal::Journal;
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Cluster, DEADLINE, Database, Relay, connect, crm_relay};
@@ -237,18 +238,10 @@ async fn a_relay_that_was_away_for_longer_than_the_journal_lasts_says_so() {
     database
         .execute("update leads set status = 'qualified'")
         .await;
-    // eight days pass, and another relay prunes
-    database
-        .execute(
-            "update crm_relay.change
-                set changed_at = changed_at - interval '8 days',
-                    slot = crm_relay.slot(changed_at - interval '8 days', '7 days')",
-        )
-        .await;
-    let pruned = database
-        .value("select count(*) from crm_relay.prune()")
-        .await;
-    assert_eq!(pruned, "1");
+    // and another relay prunes
+    eight_days_pass(&database).await;
+    // once no transaction of another test is open that is older
+    is_so(database.client(), "select from crm_relay.prune()").await;
     relay.signal("CONT");
     database.execute("update leads set status = 'lost'").await;
     all_are_told("cursor_too_old", &relay, &mut client, &cursors).await;
@@ -256,4 +249,47 @@ async fn a_relay_that_was_away_for_longer_than_the_journal_lasts_says_so() {
         .execute("update leads set status = 'contacted'")
         .await;
     assert_eq!(client.next_event().await["previous"]["status"], "lost");
+}
+
+/// For what is in the journal.
+async fn eight_days_pass(database: &Database) {
+    database
+        .execute(
+            "update crm_relay.change
+                set changed_at = changed_at - interval '8 days',
+                    slot = crm_relay.slot(changed_at - interval '8 days', '7 days')",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_relay_prunes_nothing_that_it_has_yet_to_read() {
+    let database = Database::create().await;
+    let same = crm_relay::postgres::Database::of(&database.url()).unwrap();
+    let journal = Journal::open(same.session("test").await.unwrap());
+    let journal = journal.await.unwrap();
+    let before = journal.present().await.unwrap();
+    // of a transaction that was open for longer than the journal keeps anything
+    database
+        .execute(&format!("insert into leads (id) values ('{ONE}')"))
+        .await;
+    eight_days_pass(&database).await;
+    assert!(journal.prune(&before).await.unwrap().is_empty());
+    let read = journal.read(&before).await.unwrap();
+    let after = read.end().await.unwrap();
+    assert!(
+        journal.prune(&after).await.unwrap().is_empty(),
+        "none of it was taken"
+    );
+    // once no transaction of another test is open that is older
+    let pruned = async {
+        let mut reached = before;
+        while journal.prune(&reached).await.unwrap().is_empty() {
+            let mut read = journal.read(&reached).await.unwrap();
+            while read.next().await.unwrap().is_some() {}
+            reached = read.end().await.unwrap();
+        }
+    };
+    let pruned = tokio::time::timeout(DEADLINE, pruned).await;
+    assert!(pruned.is_ok(), "what was read is pruned");
 }
