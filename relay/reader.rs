@@ -174,7 +174,12 @@ impl Reader {
         let mut pruned = Instant::now();
         loop {
             let rung = tokio::select! {
-                rung = doorbell.rung() => { rung?; true }
+                rung = doorbell.rung() => {
+                    rung?;
+                    // so that it does not find what is about to ring: among many changes one always is
+                    safety.reset();
+                    true
+                }
                 _ = safety.tick() => false,
                 () = self.rooms.closed() => return Err(Interrupted::Stopped),
             };

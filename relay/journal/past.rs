@@ -36,7 +36,8 @@ const UPHEAVALS: &str = "
      cross join lateral (
            select * from crm_relay.change c
             where c.module = wanted.module and c.record_id is null
-              and c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8) c";
+              and c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8
+           offset 0) c";
 
 /// Records ($1 their modules, $2 their ids) and the last change of each.
 const RECORDS_NOW: &str = "
