@@ -52,9 +52,19 @@ begin
   end loop;
   -- a part's change finds its records, and a snapshot or the policy its record, also under row level security
   if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
-    alter role crm_relay_part bypassrls;
-    alter role crm_relay_snapshot bypassrls;
-    alter role crm_relay_policy bypassrls;
+    for job in
+      select r.rolname as name from pg_catalog.pg_roles r
+       where r.rolname in ('crm_relay_part', 'crm_relay_snapshot', 'crm_relay_policy') and not r.rolbypassrls
+    loop
+      begin
+        execute format('alter role %I bypassrls', job.name);
+      exception when internal_error then
+        -- 'tuple concurrently updated': an install in another database of this server did the same just now
+        if not (select r.rolbypassrls from pg_catalog.pg_roles r where r.rolname = job.name) then
+          raise;
+        end if;
+      end;
+    end loop;
   end if;
 end
 $roles$;

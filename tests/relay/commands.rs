@@ -101,7 +101,7 @@ async fn a_dry_run_prints_the_sql_and_changes_nothing() {
         database
             .value("select version from crm_relay.setting")
             .await,
-        "1"
+        crm_relay::journal::SCHEMA_VERSION.to_string()
     );
 }
 
@@ -109,12 +109,13 @@ async fn a_dry_run_prints_the_sql_and_changes_nothing() {
 async fn a_newer_schema_is_left_alone() {
     let database = Database::create().await;
     database
-        .execute("update crm_relay.setting set version = 2")
+        .execute("update crm_relay.setting set version = version + 1")
         .await;
     let refused = crm_relay(&database.url(), &["install"]);
     assert_eq!(refused.status.code(), Some(1));
+    let newer = crm_relay::journal::SCHEMA_VERSION + 1;
     assert!(
-        text(&refused.stderr).contains("version 2 is installed, newer"),
+        text(&refused.stderr).contains(&format!("version {newer} is installed, newer")),
         "{}",
         text(&refused.stderr)
     );
