@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::change::Change;
@@ -172,6 +173,7 @@ impl Reader {
         safety.reset();
         let mut looked_around = Instant::now();
         let mut pruned = Instant::now();
+        let mut pruning = JoinSet::new();
         loop {
             let rung = tokio::select! {
                 rung = doorbell.rung() => {
@@ -193,9 +195,11 @@ impl Reader {
                     self.check_history(&journal).await?;
                     self.read_registry(&journal).await?;
                 }
-                if pruned.elapsed() >= PRUNE_EVERY {
+                while pruning.try_join_next().is_some() {}
+                if pruned.elapsed() >= PRUNE_EVERY && pruning.is_empty() {
                     pruned = Instant::now();
-                    self.prune(&journal).await;
+                    let read = self.place.cursor.position.clone();
+                    pruning.spawn(prune(self.database.clone(), read));
                 }
                 Ok::<_, Interrupted>(())
             };
@@ -283,14 +287,6 @@ impl Reader {
             changed
         });
         Ok(())
-    }
-
-    async fn prune(&self, journal: &Journal) {
-        match journal.prune(&self.place.cursor.position).await {
-            Ok(slots) if slots.is_empty() => {}
-            Ok(slots) => tracing::info!(slots = slots.join(", "), "truncated slots of the journal"),
-            Err(error) => tracing::warn!(%error, "could not prune the journal"),
-        }
     }
 
     async fn send(&self, command: Command) -> Result<(), Interrupted> {
@@ -383,6 +379,20 @@ impl Reader {
         }
         self.handed_on.insert(txid, seq);
         Ok(())
+    }
+}
+
+/// In a session of its own: a slot of some million rows is looked through before it is truncated, and
+/// what happens meanwhile does not wait for that.
+async fn prune(database: Database, read: Position) {
+    let pruned = async {
+        let journal = Journal::open(database.session("prune").await?).await?;
+        Ok::<_, Interrupted>(journal.prune(&read).await?)
+    };
+    match pruned.await {
+        Ok(slots) if slots.is_empty() => {}
+        Ok(slots) => tracing::info!(slots = slots.join(", "), "truncated slots of the journal"),
+        Err(error) => tracing::warn!(%error, "could not prune the journal"),
     }
 }
 
