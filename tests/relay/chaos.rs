@@ -21,7 +21,7 @@ const WRITERS: u64 = 6;
 const RECORDS: u64 = 4;
 
 /// Each module and the column that counts its changes, as text.
-const MODULES: [(&str, &str); 5] = [
+pub const MODULES: [(&str, &str); 5] = [
     ("escrows", "notes"),
     ("listings", "description"),
     ("clients", "status"),
@@ -32,14 +32,14 @@ const MODULES: [(&str, &str); 5] = [
 const TEAM: &str = "00000000-0000-4000-8000-0000000000aa";
 
 #[derive(Clone)]
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -289,7 +289,7 @@ impl Watcher {
     }
 }
 
-fn setting(name: &str, default: u64) -> u64 {
+pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
 

@@ -16,7 +16,7 @@ fn open_files(relay: &Relay) -> usize {
 }
 
 /// Resident memory in KiB.
-fn memory(relay: &Relay) -> u64 {
+pub fn memory(relay: &Relay) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", relay.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let size = line.and_then(|line| line.split_whitespace().nth(1));

@@ -14,3 +14,5 @@ mod protocol;
 mod proxy;
 mod resume;
 mod signals;
+mod slow;
+mod soak;
