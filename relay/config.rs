@@ -11,9 +11,10 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::postgres::Database;
+use crate::token::{self, Secret, Source};
 
-/// The settings as given; each is a text until all are there.
-#[derive(Debug, Clone, Default, Args)]
+/// The settings as given; each is a text until all are there. Some are secret, so none is shown.
+#[derive(Clone, Default, Args)]
 pub struct Given {
     /// TOML file with settings named like these flags, with underscores
     #[arg(long, env = "RELAY_CONFIG", value_name = "FILE")]
@@ -27,6 +28,29 @@ pub struct Given {
     /// Browser origins that may connect, separated by commas [default: same origin only]
     #[arg(long, env = "RELAY_ALLOWED_ORIGINS", value_name = "ORIGINS")]
     pub allowed_origins: Option<String>,
+    /// Secret of tokens signed by HS256, HS384 or HS512, at least 32 bytes
+    #[arg(
+        long,
+        env = "RELAY_JWT_SECRET",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
+    pub jwt_secret: Option<String>,
+    /// File with such a secret; with two, a line each, while one takes the place of the other
+    #[arg(long, env = "RELAY_JWT_SECRET_FILE", value_name = "FILE")]
+    pub jwt_secret_file: Option<String>,
+    /// File or https URL of the keys (JWKS) of tokens signed by RS, PS, ES or EdDSA
+    #[arg(long, env = "RELAY_JWKS", value_name = "FILE|URL")]
+    pub jwks: Option<String>,
+    /// What a token's aud must name [default: anything]
+    #[arg(long, env = "RELAY_JWT_AUDIENCE", value_name = "TEXT")]
+    pub jwt_audience: Option<String>,
+    /// What a token's iss must be [default: anything]
+    #[arg(long, env = "RELAY_JWT_ISSUER", value_name = "TEXT")]
+    pub jwt_issuer: Option<String>,
+    /// Claims that may name the user, separated by commas; the first that is there does [default: id,sub]
+    #[arg(long, env = "RELAY_JWT_USER_CLAIMS", value_name = "NAMES")]
+    pub jwt_user_claims: Option<String>,
     /// Serve everybody who reaches a loopback address, without tokens
     #[arg(long, env = "RELAY_NO_AUTH", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub no_auth: Option<String>,
@@ -74,8 +98,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Origins besides the relay's own, such as `https://crm.example`.
     pub allowed_origins: Vec<String>,
-    /// Serve without tokens.
-    pub no_auth: bool,
+    /// Whose tokens are trusted; None: everybody is served, without.
+    pub tokens: Option<token::Settings>,
     /// Filter of the log.
     pub log: String,
     /// Format of the log.
@@ -137,6 +161,12 @@ impl Given {
             ("database_url", &mut given.database_url),
             ("listen", &mut given.listen),
             ("allowed_origins", &mut given.allowed_origins),
+            ("jwt_secret", &mut given.jwt_secret),
+            ("jwt_secret_file", &mut given.jwt_secret_file),
+            ("jwks", &mut given.jwks),
+            ("jwt_audience", &mut given.jwt_audience),
+            ("jwt_issuer", &mut given.jwt_issuer),
+            ("jwt_user_claims", &mut given.jwt_user_claims),
             ("no_auth", &mut given.no_auth),
             ("log", &mut given.log),
             ("log_format", &mut given.log_format),
@@ -201,8 +231,12 @@ impl Given {
                 "no_auth (RELAY_NO_AUTH): only on a loopback address such as 127.0.0.1, but listen (RELAY_LISTEN) is {listen}"
             ));
         }
-        if !no_auth && !bad.iter().any(|bad| bad.starts_with("no_auth")) {
-            bad.push("no_auth (RELAY_NO_AUTH): this relay cannot check tokens yet; it serves only with --no-auth, on a loopback address".to_owned());
+        let tokens = tokens(&given, &mut bad);
+        if no_auth && tokens.is_some() {
+            bad.push("no_auth (RELAY_NO_AUTH): with a secret or keys for tokens it contradicts itself; leave out one or the other".to_owned());
+        }
+        if !no_auth && tokens.is_none() && !bad.iter().any(|bad| bad.starts_with("no_auth")) {
+            bad.push("jwt_secret (RELAY_JWT_SECRET): missing, and so is jwks (RELAY_JWKS); one of them must say whose tokens are trusted, or --no-auth serve everybody on a loopback address".to_owned());
         }
         let allowed_origins: Vec<String> = given
             .allowed_origins
@@ -292,7 +326,7 @@ impl Given {
                 database,
                 listen,
                 allowed_origins,
-                no_auth,
+                tokens,
                 log,
                 log_format,
                 queue_bytes,
@@ -305,6 +339,68 @@ impl Given {
             _ => Err(BadSettings(bad)),
         }
     }
+}
+
+/// Whose tokens are trusted, if there is anything about it.
+fn tokens(given: &Given, bad: &mut Vec<String>) -> Option<token::Settings> {
+    let mut secrets: Vec<Secret> = Vec::new();
+    let mut secret = |name: &str, text: &str, bad: &mut Vec<String>| {
+        let secret = Secret(text.as_bytes().to_vec());
+        if text.len() < token::SHORTEST_SECRET {
+            bad.push(format!(
+                "{name}: {} bytes; it must be at least {} that nobody can guess, such as openssl rand -base64 48 prints",
+                text.len(),
+                token::SHORTEST_SECRET
+            ));
+        }
+        secrets.push(secret);
+    };
+    if let Some(text) = &given.jwt_secret {
+        secret("jwt_secret (RELAY_JWT_SECRET)", text, bad);
+    }
+    if let Some(path) = &given.jwt_secret_file {
+        let name = "jwt_secret_file (RELAY_JWT_SECRET_FILE)";
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+                if lines.is_empty() || lines.len() > 2 {
+                    bad.push(format!(
+                        "{name}: {path} has {} lines; it must have one secret, or two",
+                        lines.len()
+                    ));
+                }
+                for line in lines {
+                    secret(name, line, bad);
+                }
+            }
+            Err(error) => bad.push(format!("{name}: {path}: {error}")),
+        }
+    }
+    if given.jwt_secret.is_some() && given.jwt_secret_file.is_some() {
+        bad.push("jwt_secret (RELAY_JWT_SECRET): given beside jwt_secret_file (RELAY_JWT_SECRET_FILE), which may hold two; it must be one of them".to_owned());
+    }
+    let jwks = given.jwks.as_deref().and_then(|text| {
+        let source = Source::of(text);
+        let complain = |why: String| bad.push(format!("jwks (RELAY_JWKS): \"{text}\": {why}"));
+        source.map_err(complain).ok()
+    });
+    let is_any =
+        given.jwt_secret.is_some() || given.jwt_secret_file.is_some() || given.jwks.is_some();
+    let user_claims = given.jwt_user_claims.as_deref().unwrap_or("id,sub");
+    let user_claims: Vec<String> = user_claims
+        .split(',')
+        .map(|name| name.trim().to_owned())
+        .collect();
+    if user_claims.iter().any(String::is_empty) {
+        bad.push("jwt_user_claims (RELAY_JWT_USER_CLAIMS): an empty name; it must be names of claims such as id,sub".to_owned());
+    }
+    is_any.then(|| token::Settings {
+        secrets,
+        jwks,
+        audience: given.jwt_audience.clone(),
+        issuer: given.jwt_issuer.clone(),
+        user_claims,
+    })
 }
 
 fn database(given: &Given, bad: &mut Vec<String>) -> Option<Database> {
@@ -401,13 +497,31 @@ mod tests {
             no_auth: None,
             ..given()
         };
+        let told = closed.serving().unwrap_err().to_string();
+        assert!(told.contains("RELAY_JWT_SECRET"), "{told}");
+        let both = Given {
+            jwt_secret: Some("x".repeat(32)),
+            ..given()
+        };
+        let told = both.serving().unwrap_err().to_string();
+        assert!(told.contains("RELAY_NO_AUTH"), "{told}");
+    }
+
+    #[test]
+    fn a_secret_that_can_be_guessed_is_refused_and_none_is_ever_shown() {
+        let with = |secret: &str| Given {
+            no_auth: None,
+            jwt_secret: Some(secret.to_owned()),
+            ..given()
+        };
+        let told = with("hunter2").serving().unwrap_err().to_string();
         assert!(
-            closed
-                .serving()
-                .unwrap_err()
-                .to_string()
-                .contains("RELAY_NO_AUTH")
+            told.contains("RELAY_JWT_SECRET") && !told.contains("hunter2"),
+            "{told}"
         );
+        let secret = "correct horse battery staple 1234";
+        let config = with(secret).serving().unwrap();
+        assert!(!format!("{config:?}").contains("horse"), "{config:?}");
     }
 
     #[test]
