@@ -127,6 +127,14 @@ begin
            where not watched.narrow and lower(c) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])));
   watched.quiet_columns := coalesce(quiet_columns, case when 'quiet_columns' = any (present.chosen) then present.quiet_columns end,
     array(select c from unnest(columns) c where c = any ('{updated_at,version,last_modified_by}')));
+  -- what closed something must not be forgotten in silence, as when a column was renamed
+  missing := array(select c from unnest(case when hidden_columns is null then present.hidden_columns end
+                                        || case when access_columns is null then present.access_columns end) c
+                    where c <> all (columns));
+  if missing <> '{}' then
+    raise exception 'crm_relay: % was watched with columns % that it no longer has, and that may have hidden something', target, missing
+      using hint = 'were they renamed? say which hide and which decide now: watch(…, hidden_columns => ''{…}'', access_columns => ''{…}'')';
+  end if;
   missing := array(
     select c from unnest(watched.key_columns || watched.access_columns || watched.hidden_columns || watched.quiet_columns) c
      where c <> all (columns));

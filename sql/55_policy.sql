@@ -278,18 +278,19 @@ comment on function crm_relay.may_see(jsonb, text, text) is
 
 -- How the relay asks. A policy that raises must not stop everybody else, and opens nothing: null.
 
-create or replace function crm_relay.known(claims jsonb) returns jsonb
+create or replace function crm_relay.known(claims text) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return crm_relay.principal(claims);
+  -- not every text that is JSON is jsonb, such as one with \u0000
+  return crm_relay.principal(claims::jsonb);
 exception when others then
   raise warning 'crm_relay.principal(): %', sqlerrm;
   return null;
 end
 $$;
-comment on function crm_relay.known(jsonb) is 'principal() as the relay asks it: null where it raises';
+comment on function crm_relay.known(text) is 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
 
 create or replace function crm_relay.sees(principal jsonb, module text, image json) returns boolean
 language plpgsql stable
@@ -329,6 +330,44 @@ exception when others then
 end
 $$;
 comment on function crm_relay.access_of_record(text, text) is 'access_now() as the relay asks it: null where it raises';
+
+create or replace function crm_relay.may_subscribe(principal jsonb, room text, replays boolean) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  name text := split_part(room, ':', 1);
+  id text := substr(room, length(name) + 2);
+  columns text[];
+  image json;
+begin
+  if principal is null then
+    return false;
+  end if;
+  if name in ('user', 'team', 'broker') then
+    return crm_relay.enters(principal, room);
+  end if;
+  select m.access_columns into columns from crm_relay.module m where m.module = name and m.part_of is null and not m.narrow;
+  if not found then
+    return false;
+  end if;
+  image := crm_relay.access_of_record(name, id);
+  if image is null and replays then
+    -- it is told to its end to those who were allowed to see it
+    select crm_relay.readable(c.old_image) into image
+      from crm_relay.change c
+     where c.module = name and c.record_id = id and c.action = 'deleted'
+     order by c.txid desc, c.seq desc limit 1;
+  end if;
+  if image is null then
+    return false;
+  end if;
+  return crm_relay.sees(principal, name, (
+    select coalesce(json_object_agg(key, value), '{}') from json_each(image) where key = any (columns)));
+end
+$$;
+comment on function crm_relay.may_subscribe(jsonb, text, boolean) is
+  'whether somebody may be in a room: a scope room, or that of a record as it is now or, for replays, as it was when it was deleted';
 
 create or replace function crm_relay.placed(module text, image json) returns text[]
 language plpgsql stable
@@ -373,33 +412,24 @@ comment on function crm_relay.disconnect(text) is
 alter function crm_relay.disconnect(text) owner to crm_relay_capture;
 grant select, insert, update on crm_relay.disconnected to crm_relay_capture;
 
-create or replace function crm_relay.is_disconnected(user_id text, issued_at timestamptz) returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select exists (select from crm_relay.disconnected d
-                  where d.user_id = is_disconnected.user_id and coalesce(issued_at <= d.disconnected_at, true))
-$$;
-comment on function crm_relay.is_disconnected(text, timestamptz) is
-  'whether a token of this user, issued then, is refused; one that does not say when it was issued is, too';
-
 revoke all on function
   crm_relay.access_now(text, text), crm_relay.heirs_of(text, text), crm_relay.owner_of(json), crm_relay.is_private(json),
   crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
   crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
   crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
-  crm_relay.may_see(jsonb, text, text), crm_relay.known(jsonb), crm_relay.sees(jsonb, text, json),
-  crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text), crm_relay.placed(text, json),
-  crm_relay.disconnect(text), crm_relay.is_disconnected(text, timestamptz)
+  crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.sees(jsonb, text, json),
+  crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text),
+  crm_relay.may_subscribe(jsonb, text, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[]),
+  crm_relay.disconnect(text)
   from public;
 grant execute on function
   crm_relay.access_now(text, text), crm_relay.heirs_of(text, text), crm_relay.owner_of(json), crm_relay.is_private(json),
   crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
   crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
   crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
-  crm_relay.may_see(jsonb, text, text), crm_relay.known(jsonb), crm_relay.sees(jsonb, text, json),
-  crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text), crm_relay.placed(text, json),
-  crm_relay.is_disconnected(text, timestamptz)
+  crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.sees(jsonb, text, json),
+  crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text),
+  crm_relay.may_subscribe(jsonb, text, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[])
   to crm_relay_serve;
 grant execute on function crm_relay.disconnect(text) to crm_relay_audit;
 grant execute on function crm_relay.record_id(json, text[]) to crm_relay_policy;
