@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::standing::{Heir, Standing};
+
 /// What happened to a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -67,19 +69,24 @@ pub struct Change {
     pub old_image: Option<String>,
     /// The row after, the same way.
     pub new_image: Option<String>,
-    /// The scope rooms that the record was in before, such as `team:7`.
-    pub rooms_before: Vec<String>,
-    /// The scope rooms that it is in after.
-    pub rooms_after: Vec<String>,
+    /// Of a part: the access columns of the record that it belongs to.
+    pub record_image: Option<String>,
+    /// How the record stood before; None where it was not there, and until somebody has looked.
+    pub before: Option<Arc<Standing>>,
+    /// How it stands after.
+    pub after: Option<Arc<Standing>>,
+    /// The records whose access may have changed with it.
+    pub heirs: Vec<Heir>,
 }
 
 impl Change {
     /// Whether any of these rooms has to do with it.
     pub fn concerns(&self, rooms: &HashSet<&str>) -> bool {
-        let scopes = self.rooms_before.iter().chain(&self.rooms_after);
+        let standings = self.before.iter().chain(&self.after);
+        let scopes = standings.flat_map(|standing| &standing.rooms);
         self.action == Action::Truncated
             || rooms.contains(format!("{}:{}", self.module, self.record_id).as_str())
-            || scopes.into_iter().any(|room| {
+            || scopes.into_iter().any(|room: &String| {
                 rooms.contains(room.as_str())
                     || rooms.contains(format!("{room}/{}", self.module).as_str())
             })

@@ -8,25 +8,27 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::frame::{self, Decoder, Message, Violation};
+use crate::gate::{Admitted, Gate, NotAdmitted};
 use crate::history::History;
 use crate::outbox::{Close, Outbox};
+use crate::policy::Credential;
 use crate::protocol::{self, Refusal, Request};
 use crate::registry::{Registry, is_scope};
-use crate::rooms::{Command, Member};
+use crate::rooms::{Command, Enter, Member};
 use crate::snapshot::Cursor;
-use crate::subscription;
+use crate::subscription::{self, Live, Wanted};
 
 /// How long a client may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -36,6 +38,10 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The same for a client that was too slow: only so does it learn that it was.
 const SLOW_CLOSE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long before its end a client is told that its token expires; half of what is left, if that is
+/// less.
+const TOKEN_EXPIRES_IN: Duration = Duration::from_secs(60);
 
 /// Bad frames after which a connection is closed.
 const MOST_BAD_FRAMES: u32 = 16;
@@ -57,6 +63,8 @@ pub struct Shared {
     pub registry: watch::Receiver<Arc<Registry>>,
     /// What the journal holds for those who come back.
     pub history: Arc<History>,
+    /// Who may come in; None where everybody may.
+    pub gate: Option<Gate>,
     /// After so long without another frame comes a heartbeat; who is silent for two of them is gone.
     pub heartbeat: Duration,
     /// Bound of each outbox, in bytes.
@@ -76,12 +84,16 @@ pub struct Connection {
     member: Member,
     session: Uuid,
     peer: SocketAddr,
+    /// Came with the handshake, for the hello.
+    token: Option<String>,
     welcomed: bool,
-    rooms: std::collections::HashSet<String>,
-    /// What was said and is yet to be heard: nothing is, while a subscription is looked up.
+    pass: Option<Pass>,
+    /// How many it had when it last asked for some or gave some back.
+    rooms: usize,
+    /// What was said and is yet to be heard: nothing is, while something is looked up.
     unheard: VecDeque<Message>,
     violation: Option<Violation>,
-    resuming: Option<BoxFuture<'static, ()>>,
+    looking_up: Option<BoxFuture<'static, LookedUp>>,
     heard_at: Instant,
     /// Pings and pongs, which the client's own code does not see.
     unseen: u64,
@@ -90,9 +102,50 @@ pub struct Connection {
     frames_out: u64,
 }
 
+/// A good token: whose, and until when.
+struct Pass {
+    who: Arc<Credential>,
+    expires_at: SystemTime,
+    /// When the client is told, until it was.
+    tell_at: Option<SystemTime>,
+}
+
+/// What had to be looked up.
+enum LookedUp {
+    /// Whose token a hello came with.
+    Hello(Option<Result<Admitted, NotAdmitted>>, bool),
+    /// Whose another token is.
+    Token(Result<Admitted, NotAdmitted>),
+    /// A subscription is live; None if the relay stops.
+    Live(Option<Live>),
+}
+
+impl Pass {
+    fn of(admitted: &Admitted) -> Pass {
+        let now = SystemTime::now();
+        let left = admitted.expires_at.duration_since(now).unwrap_or_default();
+        Pass {
+            who: admitted.bearer.who.clone(),
+            expires_at: admitted.expires_at,
+            tell_at: Some(admitted.expires_at - TOKEN_EXPIRES_IN.min(left / 2)),
+        }
+    }
+
+    /// When something is to be done about it.
+    fn next(&self) -> SystemTime {
+        self.tell_at.unwrap_or(self.expires_at)
+    }
+}
+
 impl Connection {
-    /// A connection whose handshake is done; `early` came right behind it.
-    pub fn new(shared: Shared, stream: TcpStream, peer: SocketAddr, member: Member) -> Connection {
+    /// A connection whose handshake is done, perhaps with a token.
+    pub fn new(
+        shared: Shared,
+        stream: TcpStream,
+        peer: SocketAddr,
+        member: Member,
+        token: Option<String>,
+    ) -> Connection {
         Connection {
             outbox: Arc::new(Outbox::new(shared.queue_bytes)),
             shared,
@@ -102,11 +155,13 @@ impl Connection {
             member,
             session: Uuid::new_v4(),
             peer,
+            token,
             welcomed: false,
-            rooms: std::collections::HashSet::new(),
+            pass: None,
+            rooms: 0,
             unheard: VecDeque::new(),
             violation: None,
-            resuming: None,
+            looking_up: None,
             heard_at: Instant::now(),
             unseen: 0,
             bad_frames: 0,
@@ -115,7 +170,7 @@ impl Connection {
         }
     }
 
-    /// Serves the client until it or the relay is gone.
+    /// Serves the client until it or the relay is gone; `early` came right behind the handshake.
     pub async fn run(mut self, early: Bytes) {
         let began = Instant::now();
         tracing::info!(connection = %self.session, peer = %self.peer, "connected");
@@ -151,7 +206,7 @@ impl Connection {
             seconds = began.elapsed().as_secs_f64(),
             frames_in = self.frames_in,
             frames_out = self.frames_out,
-            rooms = self.rooms.len(),
+            rooms = self.rooms,
             "disconnected"
         );
     }
@@ -161,19 +216,21 @@ impl Connection {
         let beat = self.shared.heartbeat;
         let mut deadline = began + HELLO_WITHIN;
         let mut ping_at = began + beat;
+        let mut pass_at = None;
         let mut said = 0;
         let stopping = self.shared.stopping.clone();
         loop {
             let outbox = self.outbox.clone();
             tokio::select! {
-                () = async { if let Some(resuming) = &mut self.resuming { resuming.await } }, if self.resuming.is_some() => {
-                    self.resuming = None;
+                Some(found) = async { Some(self.looking_up.as_mut()?.await) }, if self.looking_up.is_some() => {
+                    self.looking_up = None;
                     self.heard_at = Instant::now();
-                    if !self.attend().await {
+                    self.looked_up(found).await;
+                    if self.outbox.closed().is_none() && !self.attend().await {
                         return Ok(());
                     }
                 }
-                readable = self.stream.readable(), if self.resuming.is_none() => {
+                readable = self.stream.readable(), if self.looking_up.is_none() => {
                     readable?;
                     if !self.read().await? {
                         return Ok(());
@@ -191,16 +248,22 @@ impl Connection {
                 }
                 () = sleep_until(ping_at) => {
                     ping_at += beat;
-                    if self.resuming.is_none() && self.heard_at.elapsed() >= beat * 2 {
+                    // by the clock on the wall, which goes on while a machine sleeps
+                    pass_at = self.check_pass();
+                    if self.looking_up.is_none() && self.heard_at.elapsed() >= beat * 2 {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, "silent for two beats"));
                     }
                     self.unseen += u64::from(self.outbox.push(frame::ping(b"")));
                 }
+                () = sleep_until(pass_at.unwrap_or(deadline)), if pass_at.is_some() => pass_at = self.check_pass(),
                 () = stopping.cancelled(), if self.outbox.closed().is_none() => self.outbox.close(Close::GOING_AWAY),
             }
             self.write()?;
             if self.outbox.closed().is_some() {
                 return Ok(());
+            }
+            if pass_at.is_none() {
+                pass_at = self.check_pass();
             }
             let frames = self.outbox.pushed() - self.unseen;
             if self.welcomed && frames != said {
@@ -241,7 +304,8 @@ impl Connection {
 
     /// Does what was asked, one thing after the other; false when the client wants to go, or must.
     async fn attend(&mut self) -> bool {
-        while self.resuming.is_none()
+        while self.looking_up.is_none()
+            && self.outbox.closed().is_none()
             && let Some(message) = self.unheard.pop_front()
         {
             self.frames_in += 1;
@@ -270,7 +334,7 @@ impl Connection {
                 }
             }
         }
-        if self.resuming.is_some() {
+        if self.looking_up.is_some() {
             return true;
         }
         if self.unheard.capacity() > 0 {
@@ -297,8 +361,19 @@ impl Connection {
             Ok(Request::Hello { .. }) if self.welcomed => Err(bad_frame(
                 "hello was said already; it is the first frame only",
             )),
-            Ok(Request::Hello { transactions }) => {
-                self.welcome(transactions).await;
+            Ok(Request::Hello {
+                transactions,
+                token,
+            }) => {
+                let token = token.or(self.token.take());
+                let gate = self.shared.gate.clone();
+                self.looking_up = Some(Box::pin(async move {
+                    let admitted = match gate {
+                        Some(gate) => Some(gate.admit(token.as_deref()).await),
+                        None => None,
+                    };
+                    LookedUp::Hello(admitted, transactions)
+                }));
                 Ok(())
             }
             Ok(_) if !self.welcomed => Err(bad_frame("hello must be the first frame")),
@@ -310,6 +385,16 @@ impl Connection {
             }) => self.subscribe(id, rooms, since, snapshot).await,
             Ok(Request::Unsubscribe { id, rooms }) => {
                 self.unsubscribe(id, rooms).await;
+                Ok(())
+            }
+            Ok(Request::Token { token }) => {
+                if let Some(gate) = self.shared.gate.clone() {
+                    self.looking_up = Some(Box::pin(async move {
+                        LookedUp::Token(gate.admit(Some(&token)).await)
+                    }));
+                } else {
+                    self.say(&token_accepted(None));
+                }
                 Ok(())
             }
             Ok(Request::Ping { id }) => {
@@ -338,23 +423,82 @@ impl Connection {
         let _ = self.shared.rooms.send(command).await;
     }
 
-    async fn welcome(&mut self, transactions: bool) {
+    async fn looked_up(&mut self, found: LookedUp) {
+        match found {
+            LookedUp::Hello(None, transactions) => self.welcome(None, transactions).await,
+            LookedUp::Hello(Some(Ok(admitted)), transactions) => {
+                self.welcome(Some(admitted), transactions).await;
+            }
+            LookedUp::Token(Ok(admitted)) => self.renew(admitted).await,
+            LookedUp::Hello(Some(Err(refused)), _) | LookedUp::Token(Err(refused)) => {
+                tracing::info!(connection = %self.session, reason = refused.reason(), "token refused");
+                self.outbox.close(Close::BAD_TOKEN);
+            }
+            LookedUp::Live(None) => {}
+            LookedUp::Live(Some(live)) => {
+                self.rooms = live.of_all;
+                tracing::info!(connection = %self.session, rooms = live.rooms, denied = live.denied, of_all = live.of_all, "subscribed");
+            }
+        }
+    }
+
+    async fn welcome(&mut self, admitted: Option<Admitted>, transactions: bool) {
         self.welcomed = true;
-        self.say(&json!({
+        let user = admitted.as_ref().map(|admitted| &*admitted.bearer.who.user);
+        if let Some(user) = user {
+            tracing::info!(connection = %self.session, user, "welcomed");
+        }
+        let welcome = json!({
             "type": "welcome",
             "protocol": protocol::VERSION,
             "session": self.session,
-            "userId": null,
-            "expiresAt": null,
+            "userId": user,
+            "expiresAt": admitted.as_ref().map(|admitted| moment(admitted.expires_at)),
             "heartbeatSeconds": self.shared.heartbeat.as_secs(),
             "limits": {"rooms": protocol::MOST_ROOMS, "frameBytes": protocol::LARGEST_MESSAGE},
-        }));
-        self.command(Command::Enter {
+        });
+        self.pass = admitted.as_ref().map(Pass::of);
+        let enter = Enter {
             member: self.member,
+            session: self.session,
             outbox: self.outbox.clone(),
             transactions,
+            bearer: admitted.map(|admitted| admitted.bearer),
+            welcome: frame::text(welcome.to_string().as_bytes()),
+        };
+        self.command(Command::Enter(Box::new(enter))).await;
+    }
+
+    async fn renew(&mut self, admitted: Admitted) {
+        let known = self.pass.as_ref().map(|pass| &pass.who.user);
+        if known != Some(&admitted.bearer.who.user) {
+            tracing::info!(connection = %self.session, "token refused: another user's");
+            return self.outbox.close(Close::OTHER_USER);
+        }
+        self.pass = Some(Pass::of(&admitted));
+        let accepted = token_accepted(Some(admitted.expires_at)).to_string();
+        self.command(Command::Renew {
+            member: self.member,
+            bearer: admitted.bearer,
+            accepted: frame::text(accepted.as_bytes()),
         })
         .await;
+    }
+
+    /// Tells of a token that ends soon, and ends the connection with it; returns when to look again.
+    fn check_pass(&mut self) -> Option<Instant> {
+        let now = SystemTime::now();
+        let pass = self.pass.as_mut()?;
+        if pass.expires_at <= now {
+            self.outbox.close(Close::BAD_TOKEN);
+            return None;
+        }
+        if pass.tell_at.take_if(|tell_at| *tell_at <= now).is_some() {
+            let expires_at = moment(pass.expires_at);
+            self.say(&json!({"type": "token_expiring", "expiresAt": expires_at}));
+        }
+        let left = self.pass.as_ref()?.next().duration_since(now);
+        Some(Instant::now() + left.unwrap_or_default())
     }
 
     async fn subscribe(
@@ -383,72 +527,52 @@ impl Connection {
             }
         };
         let registry = self.shared.registry.borrow().clone();
-        let mut granted = Vec::new();
-        let mut denied = Vec::new();
+        let mut wanted = Wanted {
+            member: self.member,
+            rooms: Vec::new(),
+            denied: Vec::new(),
+            id,
+            from: match since {
+                Some(since) => subscription::From::Since(since),
+                None if snapshot => subscription::From::Records,
+                None => subscription::From::Now,
+            },
+        };
         let mut seen = std::collections::HashSet::new();
         for room in rooms {
             if !seen.insert(room.clone()) {
                 continue;
             }
-            if !registry.has_room(&room) {
-                denied.push(json!({"room": room, "code": "bad_room"}));
-            } else if self.rooms.contains(&room) || self.rooms.len() < protocol::MOST_ROOMS {
-                self.rooms.insert(room.clone());
-                granted.push(room);
+            if registry.has_room(&room) {
+                wanted.rooms.push(room);
             } else {
-                denied.push(json!({"room": room, "code": "too_many_rooms"}));
+                let denied = json!({"room": room, "code": "bad_room"});
+                wanted.denied.push(denied);
             }
         }
-        let mut answer = Map::new();
-        answer.insert("type".to_owned(), "subscribed".into());
-        answer.insert("id".to_owned(), id);
-        answer.insert("rooms".to_owned(), granted.clone().into());
-        tracing::info!(connection = %self.session, rooms = granted.len(), denied = denied.len(), of_all = self.rooms.len(), "subscribed");
-        if !denied.is_empty() {
-            answer.insert("denied".to_owned(), denied.into());
-        }
-        let member = self.member;
-        match since {
-            Some(since) if !granted.is_empty() => {
-                let resume =
-                    subscription::resume(self.shared.clone(), member, granted, since, answer);
-                self.resuming = Some(Box::pin(resume));
-            }
-            _ if snapshot && !granted.is_empty() => {
-                let begin =
-                    subscription::from_snapshot(self.shared.clone(), member, granted, answer);
-                self.resuming = Some(Box::pin(begin));
-            }
-            _ => {
-                let rooms = granted;
-                self.command(Command::Subscribe {
-                    member,
-                    rooms,
-                    answer,
-                })
-                .await;
-            }
-        }
+        let who = self.pass.as_ref().map(|pass| pass.who.clone());
+        let live = subscription::subscribe(self.shared.clone(), who, wanted);
+        self.looking_up = Some(Box::pin(async { LookedUp::Live(live.await) }));
         Ok(())
     }
 
     async fn unsubscribe(&mut self, id: Value, rooms: Vec<String>) {
-        let had: Vec<String> = rooms
-            .into_iter()
-            .filter(|room| self.rooms.remove(room))
-            .collect();
-        tracing::info!(connection = %self.session, rooms = had.len(), of_all = self.rooms.len(), "unsubscribed");
-        let answer = json!({"type": "unsubscribed", "id": id, "rooms": had});
+        let (reply, replied) = oneshot::channel();
         self.command(Command::Unsubscribe {
             member: self.member,
-            rooms: had,
-            answer,
+            rooms,
+            id,
+            reply,
         })
         .await;
+        if let Ok((had, of_all)) = replied.await {
+            self.rooms = of_all;
+            tracing::info!(connection = %self.session, rooms = had, of_all, "unsubscribed");
+        }
     }
 
     fn beat(&self) {
-        let now = humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string();
+        let now = moment(SystemTime::now());
         self.say(&json!({"type": "heartbeat", "timestamp": now, "cursor": &**self.shared.cursor.borrow()}));
     }
 
@@ -533,6 +657,15 @@ impl Connection {
     }
 }
 
+/// A time as frames tell it.
+fn moment(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn token_accepted(expires_at: Option<SystemTime>) -> Value {
+    json!({"type": "token_accepted", "expiresAt": expires_at.map(moment)})
+}
+
 fn bad_frame(message: &str) -> Refusal {
     Refusal {
         id: Value::Null,
@@ -544,6 +677,8 @@ fn bad_frame(message: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inquiries::Inquiries;
+    use crate::policy::Placement;
     use crate::postgres::Database;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -563,21 +698,26 @@ mod tests {
         let (_cursor, cursor) = watch::channel(Arc::from(""));
         let (_registry, registry) = watch::channel(Arc::new(Registry::default()));
         let nowhere = Database::of("postgresql://nobody@127.0.0.1:1/nothing").unwrap();
+        let asking = || Inquiries::new(nowhere.clone(), "test", 1);
+        let placement = Arc::new(Placement::new(asking()));
         let shared = Shared {
             rooms: rooms.clone(),
             cursor,
-            history: Arc::new(History::new(nowhere, registry.clone())),
+            history: Arc::new(History::new(asking(), placement, registry.clone())),
+            gate: None,
             registry,
             heartbeat: Duration::from_secs(25),
             queue_bytes: 1 << 20,
             stopping: CancellationToken::new(),
         };
-        tokio::spawn(Connection::new(shared, stream, peer, 7).run(Bytes::new()));
+        tokio::spawn(Connection::new(shared, stream, peer, 7, None).run(Bytes::new()));
         let hello = masked(0x1, br#"{"type":"hello"}"#);
         client.write_all(&hello).await.unwrap();
-        let Some(Command::Enter { outbox, .. }) = commands.recv().await else {
+        let Some(Command::Enter(enter)) = commands.recv().await else {
             panic!("it does not enter");
         };
+        let outbox = enter.outbox.clone();
+        outbox.push(enter.welcome);
         // the rooms are busy with others: they learn late that it left, and tell it something before
         rooms.try_send(Command::Leave { member: 1 }).unwrap();
         let close = masked(0x8, &1000_u16.to_be_bytes());

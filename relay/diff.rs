@@ -10,10 +10,18 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-/// A row image that is no JSON object.
+/// A row image that cannot be used.
 #[derive(Debug, Error)]
-#[error("a row image must be a JSON object: {0}")]
-pub struct BadImage(#[from] serde_json::Error);
+pub enum BadImage {
+    /// It is no JSON object.
+    #[error("a row image must be a JSON object: {0}")]
+    NoObject(#[from] serde_json::Error),
+    /// A column that decides who may see the record is not in it.
+    #[error(
+        "a row image must have every access column, but \"{0}\" is missing: was it renamed? watch the table again"
+    )]
+    Lacks(String),
+}
 
 /// The columns of an image, in the table's order, each with the text of its value.
 #[derive(Debug, Default)]

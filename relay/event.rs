@@ -14,6 +14,7 @@ use crate::frame;
 use crate::order;
 use crate::registry::Module;
 use crate::snapshot::Place;
+use crate::standing::{Heir, Standing};
 
 /// What a connection may get of a change, by which of its rooms the record was in and is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +38,22 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// In a room that the record was in before, or is in after, or both; None for neither.
+    pub fn of(before: bool, after: bool) -> Option<Seen> {
+        (before || after).then_some(Seen {
+            stayed: before && after,
+            left: before && !after,
+            entered: after && !before,
+        })
+    }
+
+    /// The same for somebody who may see the record before, or after, or both.
+    pub fn by(self, before: bool, after: bool) -> Option<Seen> {
+        let was = self.stayed || self.left;
+        let is = self.stayed || self.entered;
+        Seen::of(was && before, is && after)
+    }
+
     /// Takes another of their rooms into account.
     pub fn add(&mut self, other: Seen) {
         self.stayed |= other.stayed;
@@ -64,7 +81,9 @@ impl Event {
     pub fn txid(&self) -> u64 {
         match self {
             Event::Changed(changed) => changed.txid,
-            Event::Truncated { txid, .. } => *txid,
+            Event::Truncated { txid, .. }
+            | Event::UserChanged { txid, .. }
+            | Event::Disconnected { txid, .. } => *txid,
         }
     }
 }
@@ -82,6 +101,24 @@ pub enum Event {
         txid: u64,
         /// When.
         changed_at: SystemTime,
+    },
+    /// What decides what a user may see has changed: their team, role or activity.
+    UserChanged {
+        /// The user; None: anybody's may have.
+        user: Option<String>,
+        /// The scope rooms whose records may have changed with it.
+        rooms: Vec<String>,
+        /// The transaction that did it.
+        txid: u64,
+    },
+    /// An administrator throws a user out.
+    Disconnected {
+        /// The user.
+        user: String,
+        /// When.
+        at: SystemTime,
+        /// The transaction that did it.
+        txid: u64,
     },
 }
 
@@ -156,7 +193,12 @@ pub fn of(
             .flat_map(|room| [room.clone(), format!("{room}/{}", change.module)]);
         both.collect::<Vec<_>>()
     };
-    let (before, after) = (&change.rooms_before, &change.rooms_after);
+    let rooms = |standing: &Option<Arc<Standing>>| {
+        standing
+            .as_ref()
+            .map_or(Vec::new(), |standing| standing.rooms.clone())
+    };
+    let (before, after) = (&rooms(&change.before), &rooms(&change.after));
     let (stayed_in, left, entered) = match change.action {
         Action::Created => (with_module(after.iter().collect()), Vec::new(), Vec::new()),
         Action::Deleted => (with_module(before.iter().collect()), Vec::new(), Vec::new()),
@@ -187,6 +229,25 @@ pub fn of(
     }))))
 }
 
+/// What a change of the table of users means: nobody sees it, but it may decide what they see.
+pub fn of_user(change: Change) -> Event {
+    let rooms = |standing: &Option<Arc<Standing>>| {
+        standing
+            .as_ref()
+            .map_or(Vec::new(), |standing| standing.rooms.clone())
+    };
+    let (before, after) = (rooms(&change.before), rooms(&change.after));
+    let differ = |one: &[String], other: &[String]| {
+        let moved = one.iter().filter(|room| !other.contains(room));
+        moved.cloned().collect::<Vec<_>>()
+    };
+    Event::UserChanged {
+        rooms: [differ(&before, &after), differ(&after, &before)].concat(),
+        user: (change.action != Action::Truncated).then_some(change.record_id),
+        txid: change.txid,
+    }
+}
+
 /// An image as it goes out: one that is no JSON object must not.
 fn whole(image: Option<&str>) -> Result<&str, BadImage> {
     let image = image.unwrap_or("{}");
@@ -197,15 +258,26 @@ fn whole(image: Option<&str>) -> Result<&str, BadImage> {
 impl Changed {
     /// All its rooms, with what being in each of them means.
     pub fn rooms(&self) -> impl Iterator<Item = (&str, Seen)> {
-        let seen = |stayed, left, entered| Seen {
-            stayed,
-            left,
-            entered,
-        };
-        let stayed = std::iter::once(&self.record_room).chain(&self.stayed_in);
-        (stayed.map(move |room| (room.as_str(), seen(true, false, false))))
-            .chain((self.left.iter()).map(move |room| (room.as_str(), seen(false, true, false))))
-            .chain((self.entered.iter()).map(move |room| (room.as_str(), seen(false, false, true))))
+        let [stayed, left, entered] =
+            [(true, true), (true, false), (false, true)].map(|(before, after)| Seen {
+                stayed: before && after,
+                left: before && !after,
+                entered: after && !before,
+            });
+        (std::iter::once(&self.record_room).chain(&self.stayed_in))
+            .map(move |room| (room.as_str(), stayed))
+            .chain((self.left.iter()).map(move |room| (room.as_str(), left)))
+            .chain((self.entered.iter()).map(move |room| (room.as_str(), entered)))
+    }
+
+    /// How the record stood before and stands after, each where it was there.
+    pub fn standings(&self) -> (Option<&Arc<Standing>>, Option<&Arc<Standing>>) {
+        (self.change.before.as_ref(), self.change.after.as_ref())
+    }
+
+    /// The records whose access may have changed with it.
+    pub fn heirs(&self) -> &[Heir] {
+        &self.change.heirs
     }
 
     /// The frame for those with this view; `rooms` are the scope rooms that it is for.

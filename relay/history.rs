@@ -1,41 +1,34 @@
 //! What clients that come back missed, when memory does not hold it: read from the journal.
 //!
-//! A few sessions serve all of them, so that a thousand that come back at once do not become a
-//! thousand queries at once. What one of them can ask for is bounded.
+//! What one of them can ask for is bounded.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::sync::watch;
 
 use crate::change::Change;
 use crate::event::Event;
-use crate::journal::{Journal, JournalError, RecordNow, Verdict};
+use crate::inquiries::{Inquiries, NotTold};
+use crate::journal::{Journal, RecordNow, Verdict};
 use crate::order;
-use crate::postgres::{ConnectError, Database};
+use crate::policy::Placement;
 use crate::reader::events;
 use crate::registry::Registry;
 use crate::replay::MOST_OF_A_ROOM;
-use crate::rooms::{Missed, Unanswered};
+use crate::rooms::Missed;
 use crate::snapshot::{Cursor, Place};
-
-/// Sessions at once.
-const SESSIONS: usize = 4;
 
 /// Most changes that are looked through for one client.
 const MOST_CHANGES: i64 = 10_000;
 
-/// How long a client waits for an answer, that for its turn included.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Changes whose standing is looked up at once.
+const AT_ONCE: usize = 500;
 
 /// Reads for those who come back.
 pub struct History {
-    database: Database,
+    inquiries: Inquiries,
+    placement: Arc<Placement>,
     registry: watch::Receiver<Arc<Registry>>,
-    places: Semaphore,
-    idle: Mutex<Vec<Journal>>,
 }
 
 /// What there is to be said to a client that comes back.
@@ -47,39 +40,34 @@ pub enum Told {
     Resync(&'static str),
 }
 
-/// Why the journal could not be asked.
-#[derive(Debug, Error)]
-pub enum NotTold {
-    /// Postgres is away.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// Or does not answer as it should.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// Or not in time.
-    #[error("no answer within {} s", ANSWER_WITHIN.as_secs())]
-    Late,
-}
-
 impl History {
-    /// Of this database; sessions are opened when somebody asks.
-    pub fn new(database: Database, registry: watch::Receiver<Arc<Registry>>) -> History {
+    /// Asks by these sessions.
+    pub fn new(
+        inquiries: Inquiries,
+        placement: Arc<Placement>,
+        registry: watch::Receiver<Arc<Registry>>,
+    ) -> History {
         History {
-            database,
+            inquiries,
+            placement,
             registry,
-            places: Semaphore::new(SESSIONS),
-            idle: Mutex::default(),
         }
     }
 
-    /// Answers what memory could not.
-    pub async fn ask(
-        &self,
-        what: Unanswered,
-        since: &Cursor,
-        rooms: &[String],
-    ) -> Result<Told, NotTold> {
-        self.with_journal(async |journal| self.look(journal, what, since, rooms).await)
+    /// Whether a cursor is a good one, so that memory may say what was missed.
+    pub async fn vouch(&self, since: &Cursor) -> Result<Told, NotTold> {
+        self.inquiries
+            .ask(async |journal| {
+                let bad = unvouched(journal, since).await?;
+                Ok::<_, NotTold>(bad.unwrap_or(Told::Missed(Missed::Nothing)))
+            })
+            .await
+    }
+
+    /// What was missed of these rooms since a cursor.
+    pub async fn missed(&self, since: &Cursor, rooms: &[String]) -> Result<Told, NotTold> {
+        self.inquiries
+            .ask(async |journal| self.look(journal, since, rooms).await)
             .await
     }
 
@@ -89,62 +77,19 @@ impl History {
             .iter()
             .filter_map(|room| room.split_once(':'))
             .collect();
-        self.with_journal(async |journal| journal.records_now(&records).await)
+        self.inquiries
+            .ask(async |journal| journal.records_now(&records).await)
             .await
-    }
-
-    async fn with_journal<T>(
-        &self,
-        look: impl AsyncFnOnce(&Journal) -> Result<T, JournalError>,
-    ) -> Result<T, NotTold> {
-        let answer = async {
-            // never closed
-            let _place = self.places.acquire().await;
-            let journal = self.journal().await?;
-            let told = look(&journal).await?;
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(journal);
-            Ok(told)
-        };
-        timeout(ANSWER_WITHIN, answer)
-            .await
-            .unwrap_or(Err(NotTold::Late))
-    }
-
-    async fn journal(&self) -> Result<Journal, NotTold> {
-        loop {
-            let idle = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
-            match idle {
-                Some(journal) if journal.is_closed() => {}
-                Some(journal) => return Ok(journal),
-                None => {
-                    let session = self.database.session("history").await?;
-                    return Ok(Journal::open(session).await?);
-                }
-            }
-        }
     }
 
     async fn look(
         &self,
         journal: &Journal,
-        what: Unanswered,
         since: &Cursor,
         rooms: &[String],
-    ) -> Result<Told, JournalError> {
-        match journal.judge(since).await? {
-            Verdict::OtherHistory => return Ok(Told::Resync("epoch_changed")),
-            Verdict::TooOld => return Ok(Told::Resync("cursor_too_old")),
-            Verdict::Good => {}
-        }
-        if what == Unanswered::IsItGood {
-            return Ok(Told::Missed(Missed::Nothing));
+    ) -> Result<Told, NotTold> {
+        if let Some(bad) = unvouched(journal, since).await? {
+            return Ok(bad);
         }
         let place = Place::of(since.clone());
         let snapshot = &since.position.snapshot;
@@ -164,14 +109,25 @@ impl History {
                 .read_records(snapshot, &records, MOST_OF_A_ROOM as i64 + 1)
                 .await?;
             changes = found;
+            self.placement.place(&mut changes, &registry).await?;
             until
         } else {
             let wanted: std::collections::HashSet<&str> =
                 rooms.iter().map(String::as_str).collect();
             let mut batch = journal.read(&since.position).await?;
-            while let Some(change) = batch.next().await? {
-                if change.concerns(&wanted) {
-                    changes.push(change);
+            let registry = self.registry.borrow().clone();
+            let mut unplaced = Vec::new();
+            loop {
+                let next = batch.next().await?;
+                let is_end = next.is_none();
+                unplaced.extend(next);
+                if is_end || unplaced.len() >= AT_ONCE {
+                    self.placement.place(&mut unplaced, &registry).await?;
+                    let placed = unplaced.drain(..);
+                    changes.extend(placed.filter(|change| change.concerns(&wanted)));
+                }
+                if is_end {
+                    break;
                 }
             }
             batch.end().await?.snapshot
@@ -183,4 +139,13 @@ impl History {
             .collect();
         Ok(Told::Missed(Missed::Events(missed, until)))
     }
+}
+
+/// Why a cursor leads nowhere; None where it is a good one.
+async fn unvouched(journal: &Journal, since: &Cursor) -> Result<Option<Told>, NotTold> {
+    Ok(match journal.vouch(since).await? {
+        Verdict::OtherHistory => Some(Told::Resync("epoch_changed")),
+        Verdict::TooOld => Some(Told::Resync("cursor_too_old")),
+        Verdict::Good => None,
+    })
 }

@@ -19,6 +19,7 @@ use crate::postgres::Session;
 use crate::registry::{KeyForm, Module, Registry};
 use crate::snapshot::{BadCursor, Position, Snapshot, number};
 
+pub use access::Question;
 pub use past::{RecordNow, Verdict};
 
 /// Version of the schema that this relay reads.
@@ -29,9 +30,7 @@ macro_rules! columns {
     () => {
         "select c.seq, c.txid::text::bigint as number, c.module, c.action, c.record_id, c.part, c.part_id, c.actor,
                 c.changed_at, c.depth, c.old_image, c.new_image,
-                crm_relay.placed(c.module, coalesce(c.record_image, c.old_image)) as before,
-                crm_relay.placed(c.module, coalesce(c.record_image, c.new_image)) as after,
-                max(c.seq) over (partition by c.txid) as last
+                c.record_image, max(c.seq) over (partition by c.txid) as last
            from unnest($1::bigint[], $2::bigint[]) as stretch (first, beyond)"
     };
 }
@@ -44,6 +43,7 @@ macro_rules! in_order {
     };
 }
 
+mod access;
 // after what it uses of this file's macros
 mod past;
 
@@ -174,7 +174,10 @@ impl Journal {
                                 left join pg_attribute a on a.attrelid = m.relation and a.attname = k.name
                                 left join pg_type t on t.oid = a.atttypid
                                order by k.place),
-                        m.access_columns
+                        m.access_columns, m.narrow, m.access_of,
+                        array(select k from unnest(m.key_columns || m.access_columns || m.hidden_columns) k
+                               where not exists (select from pg_attribute a where a.attrelid = m.relation
+                                                    and a.attname = k and not a.attisdropped))
                    from crm_relay.module m",
                 &[],
             )
@@ -187,6 +190,9 @@ impl Journal {
             is_part: row.get(4),
             key: KeyForm::of(&row.get::<_, Vec<String>>(5)),
             access_columns: row.get(6),
+            is_narrow: row.get(7),
+            access_of: row.get(8),
+            missing: row.get(9),
         })))
     }
 
@@ -292,7 +298,10 @@ impl Journal {
     /// Begins a transaction (a read that fails gives up the session) and tells its snapshot and the
     /// greatest transaction that was pruned, in one round trip.
     async fn begin(&self) -> Result<(Snapshot, u64), JournalError> {
+        // locked before the snapshot is taken: truncating heeds no snapshot, and what this one sees must
+        // not go before it is read
         let begun = "begin isolation level repeatable read read only;
+                     lock table crm_relay.change in access share mode;
                      select pg_current_snapshot()::text, pruned_txid::text from crm_relay.setting";
         for message in self.session.client.simple_query(begun).await? {
             if let SimpleQueryMessage::Row(row) = message {
@@ -372,20 +381,12 @@ fn change(row: &Row) -> Result<Change, JournalError> {
     let Some(action) = Action::from_name(&action) else {
         return Err(JournalError::BadRow { seq, action });
     };
-    let (before, after): (Option<Vec<String>>, Option<Vec<String>>) = (row.get(12), row.get(13));
-    let placed = before.is_some() && after.is_some();
-    if !placed {
-        tracing::error!(
-            seq,
-            "crm_relay.rooms_of() raised for this row: its module's rooms fetch anew"
-        );
-    }
     let part: Option<String> = row.get(5);
     Ok(Change {
         seq: seq as u64,
         txid: row.get::<_, i64>(1) as u64,
         module: Arc::from(row.get::<_, &str>(2)),
-        action: if placed { action } else { Action::Truncated },
+        action,
         record_id: row.get::<_, Option<String>>(4).unwrap_or_default(),
         part: part.map(|part| (part, row.get::<_, Option<String>>(6).unwrap_or_default())),
         actor: row.get(7),
@@ -393,7 +394,9 @@ fn change(row: &Row) -> Result<Change, JournalError> {
         depth: row.get(9),
         old_image: row.get::<_, Option<Image>>(10).map(|image| image.0),
         new_image: row.get::<_, Option<Image>>(11).map(|image| image.0),
-        rooms_before: before.unwrap_or_default(),
-        rooms_after: after.unwrap_or_default(),
+        record_image: row.get::<_, Option<Image>>(12).map(|image| image.0),
+        before: None,
+        after: None,
+        heirs: Vec::new(),
     })
 }

@@ -19,12 +19,13 @@
 //! | [`order`], [`diff`] | bring a transaction's [`change`]s in order; tell which columns changed | I/O of any kind |
 //! | [`event`] | what a change is to those who see it; its frames, each put together once | members of rooms |
 //! | [`throttle`] | what waits a moment, so that a field does not flicker | members of rooms |
-//! | [`rooms`] | who gets it; one task owns them all | Postgres and sockets |
+//! | [`rooms`] | who gets it, as far as they may see it; one task owns them all | Postgres and sockets |
 //! | [`recent`], [`replay`] | what was told lately, and what of it a client missed that comes back | Postgres |
 //! | [`outbox`], [`connection`] | what waits for one client, and its socket | other clients |
 //!
-//! Beside the way: [`subscription`] and [`history`] (those who come back, and the journal's word to
-//! them), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
+//! Beside the way: [`token`] and [`gate`] (who somebody is), [`policy`] (what SQL says of who may see what,
+//! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
+//! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
 //! [`config`] (settings), [`traffic`] (the log of events), [`demo`] (a small CRM to try it with).
 //!
@@ -41,8 +42,10 @@
 //!    of its rooms and with nothing else.
 //! 5. No queue is unbounded: see [`outbox`] for what happens to a client that does not keep up.
 //! 6. Who cannot be given everything is told `resync`.
-//! 7. Hidden columns never leave Postgres. (Tokens and policy are still to come: until then the relay
-//!    serves loopback addresses only.)
+//! 7. Closed by default. Without a good token nothing is told. Each frame is judged by the record as it
+//!    was before and as it is after the change, live, held back or replayed; what nobody has judged is
+//!    not told. A grant is applied with everything that happened since the moment it was made. Hidden
+//!    columns never leave Postgres.
 //! 8. Loss of contact is seen: `/readyz` and the log tell it, and the reader comes back by itself.
 //!
 //! # Whose WebSocket
@@ -59,10 +62,13 @@ pub mod diff;
 pub mod doorbell;
 pub mod event;
 pub mod frame;
+pub mod gate;
 pub mod history;
+pub mod inquiries;
 pub mod journal;
 pub mod order;
 pub mod outbox;
+pub mod policy;
 pub mod postgres;
 pub mod protocol;
 pub mod reader;
@@ -73,6 +79,8 @@ pub mod rooms;
 pub mod schema;
 pub mod server;
 pub mod snapshot;
+pub mod standing;
 pub mod subscription;
 pub mod throttle;
+pub mod token;
 pub mod traffic;

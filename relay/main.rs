@@ -9,6 +9,7 @@ use crm_relay::demo;
 use crm_relay::postgres::ConnectError;
 use crm_relay::schema::{self, SchemaError, Watch};
 use crm_relay::server::{self, Routes};
+use crm_relay::token::Keys;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +29,7 @@ struct Cli {
 enum Command {
     /// Serve browsers: read the journal and push each change to its rooms
     #[command(
-        after_help = "Example: DATABASE_URL=postgresql://relay@db/crm crm-relay serve --no-auth"
+        after_help = "Example: DATABASE_URL=postgresql://relay@db/crm RELAY_JWT_SECRET=… crm-relay serve"
     )]
     Serve(Given),
     /// Install the schema crm_relay and watch the CRM's tables; may be run again at any time
@@ -259,7 +260,15 @@ async fn serve(
             }
         });
     }
-    server::serve(config, listener, more, ready, stop).await?;
+    let keys = match &config.tokens {
+        Some(settings) => Some(
+            Keys::open(settings)
+                .await
+                .map_err(|error| BadSettings(vec![format!("jwks (RELAY_JWKS): {error}")]))?,
+        ),
+        None => None,
+    };
+    server::serve(config, keys, listener, more, ready, stop).await?;
     Ok(())
 }
 

@@ -76,7 +76,7 @@ fn relink_history(history: Vec<Change>) -> Result<Vec<Change>, BadImage> {
                     // who is named as the creator has not made this change
                     actor: gone.actor.take(),
                     old_image: gone.old_image.take(),
-                    rooms_before: std::mem::take(&mut gone.rooms_before),
+                    before: gone.before.take(),
                     ..change
                 };
             }
@@ -152,14 +152,19 @@ pub fn merge(chain: &[&Change]) -> Result<Option<Change>, BadImage> {
         (Some(_), None) if first.part.is_none() => Action::Deleted,
         _ => Action::Updated,
     };
-    let (rooms_before, rooms_after) = (first.rooms_before.clone(), last.rooms_after.clone());
+    let (before, after) = (first.before.clone(), last.after.clone());
+    let heirs = chain
+        .iter()
+        .flat_map(|change| change.heirs.clone())
+        .collect();
     let newest = chain.iter().max_by_key(|change| change.seq);
     Ok(newest.map(|&newest| Change {
         action,
         old_image,
         new_image,
-        rooms_before,
-        rooms_after,
+        before,
+        after,
+        heirs,
         ..newest.clone()
     }))
 }
@@ -219,8 +224,10 @@ mod tests {
             depth: 1,
             old_image: image(old),
             new_image: image(new),
-            rooms_before: Vec::new(),
-            rooms_after: Vec::new(),
+            record_image: None,
+            before: None,
+            after: None,
+            heirs: Vec::new(),
         }
     }
 

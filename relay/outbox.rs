@@ -30,6 +30,21 @@ impl Close {
         code: 4400,
         reason: "too many bad frames",
     };
+    /// No token, or one that is not good (any more).
+    pub const BAD_TOKEN: Close = Close {
+        code: 4401,
+        reason: "the token is missing, bad or expired",
+    };
+    /// Thrown out by an administrator.
+    pub const DISCONNECTED: Close = Close {
+        code: 4403,
+        reason: "disconnected by an administrator",
+    };
+    /// A token of somebody else.
+    pub const OTHER_USER: Close = Close {
+        code: 4403,
+        reason: "the token is another user's",
+    };
     /// No `hello` in time.
     pub const NO_HELLO: Close = Close {
         code: 4408,

@@ -21,6 +21,13 @@ pub enum Request {
     Hello {
         /// Whether it wants several events of a transaction as one frame.
         transactions: bool,
+        /// Who it is, unless the handshake said so.
+        token: Option<String>,
+    },
+    /// It has a fresh token.
+    Token {
+        /// The token.
+        token: String,
     },
     /// It wants rooms.
     Subscribe {
@@ -87,6 +94,8 @@ struct Members<'a> {
     snapshot: Option<&'a RawValue>,
     #[serde(borrow)]
     transactions: Option<&'a RawValue>,
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
 }
 
 /// The value of a member, as the type that it must have; null and absent are the default.
@@ -146,7 +155,16 @@ pub fn read(text: &str) -> Result<Request, Refusal> {
         "hello" => {
             let transactions =
                 member(frame.transactions, "transactions", "true or false").map_err(bad)?;
-            Ok(Request::Hello { transactions })
+            let token = member(frame.token, "token", "a string").map_err(bad)?;
+            Ok(Request::Hello {
+                transactions,
+                token,
+            })
+        }
+        "token" => {
+            let token: Option<String> = member(frame.token, "token", "a string").map_err(&bad)?;
+            let token = token.ok_or_else(|| bad("\"token\" must be a string".to_owned()))?;
+            Ok(Request::Token { token })
         }
         "subscribe" => {
             let (id, rooms) = (with_id()?, rooms()?);
@@ -172,7 +190,7 @@ pub fn read(text: &str) -> Result<Request, Refusal> {
         other => {
             let other: String = other.chars().take(50).collect();
             let message = format!(
-                "type \"{other}\" is unknown; it must be hello, subscribe, unsubscribe or ping"
+                "type \"{other}\" is unknown; it must be hello, subscribe, unsubscribe, token or ping"
             );
             Err(refusal(&id, "unknown_type", message))
         }
@@ -192,11 +210,21 @@ mod tests {
                 r#"{"type":"hello","token":"x","more":[]}"#,
                 Request::Hello {
                     transactions: false,
+                    token: Some("x".to_owned()),
                 },
             ),
             (
                 r#"{"type":"hello","transactions":true}"#,
-                Request::Hello { transactions: true },
+                Request::Hello {
+                    transactions: true,
+                    token: None,
+                },
+            ),
+            (
+                r#"{"type":"token","token":"y"}"#,
+                Request::Token {
+                    token: "y".to_owned(),
+                },
             ),
             (
                 r#"{"type":"ping","id":"a"}"#,

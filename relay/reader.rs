@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -16,8 +16,10 @@ use crate::change::Change;
 use crate::diff::BadImage;
 use crate::doorbell::{Doorbell, Unheard};
 use crate::event::{self, Event};
+use crate::inquiries::NotTold;
 use crate::journal::{Journal, JournalError, Verdict};
 use crate::order;
+use crate::policy::Placement;
 use crate::postgres::{ConnectError, Database};
 use crate::registry::Registry;
 use crate::rooms::Command;
@@ -71,6 +73,8 @@ enum Interrupted {
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
+    NotTold(#[from] NotTold),
+    #[error(transparent)]
     Unheard(#[from] Unheard),
     #[error("history is another than the one that was read")]
     OtherHistory,
@@ -89,11 +93,20 @@ pub struct Reader {
     began: Option<Arc<Place>>,
     /// Of a batch that was interrupted: what of it was handed on, by transaction its greatest `seq`.
     handed_on: HashMap<u64, u64>,
+    placement: Arc<Placement>,
+    look: Arc<Notify>,
 }
 
 impl Reader {
-    /// Begins at the present, once Postgres is reached.
-    pub fn new(database: Database, rooms: mpsc::Sender<Command>, told: Told) -> Reader {
+    /// Begins at the present, once Postgres is reached. It looks when the bell rings, now and then, and
+    /// when `look` says that somebody waits for it.
+    pub fn new(
+        database: Database,
+        placement: Arc<Placement>,
+        rooms: mpsc::Sender<Command>,
+        told: Told,
+        look: Arc<Notify>,
+    ) -> Reader {
         Reader {
             database,
             rooms,
@@ -102,6 +115,8 @@ impl Reader {
             place: Place::nowhere(),
             began: None,
             handed_on: HashMap::new(),
+            placement,
+            look,
         }
     }
 
@@ -182,6 +197,8 @@ impl Reader {
                     safety.reset();
                     true
                 }
+                // what it finds may be about to ring
+                () = self.look.notified() => true,
                 _ = safety.tick() => false,
                 () = self.rooms.closed() => return Err(Interrupted::Stopped),
             };
@@ -213,7 +230,7 @@ impl Reader {
 
     /// Whether what was read is still what happened.
     async fn check_history(&self, journal: &Journal) -> Result<(), Interrupted> {
-        match journal.judge(&self.place.cursor).await? {
+        match journal.vouch(&self.place.cursor).await? {
             Verdict::Good => Ok(()),
             Verdict::TooOld => Err(JournalError::Pruned.into()),
             Verdict::OtherHistory => Err(Interrupted::OtherHistory),
@@ -229,7 +246,7 @@ impl Reader {
         }
         let mut why = "epoch_changed";
         if let Some((known, _)) = &self.reached {
-            match journal.judge(&self.place.cursor).await? {
+            match journal.vouch(&self.place.cursor).await? {
                 Verdict::Good => return Ok(()),
                 Verdict::TooOld => {
                     why = "cursor_too_old";
@@ -255,7 +272,13 @@ impl Reader {
         self.reached = Some((epoch, position));
         self.began = Some(self.place.clone());
         let place = self.place.clone();
-        self.send(Command::BeginAnew { place, why }).await
+        let disconnected = journal.disconnected().await?;
+        self.send(Command::BeginAnew {
+            place,
+            why,
+            disconnected,
+        })
+        .await
     }
 
     /// Reads what was told before this relay began, for those who come back to it.
@@ -263,12 +286,15 @@ impl Reader {
         let Some(until) = self.began.take() else {
             return Ok(());
         };
-        let (since, changes) = journal.past(&until.cursor.position, REMEMBERED).await?;
+        let (since, mut changes) = journal.past(&until.cursor.position, REMEMBERED).await?;
         let since = Place::of(Cursor {
             epoch: until.cursor.epoch.clone(),
             position: since,
         });
         let registry = self.told.registry.borrow().clone();
+        for some in changes.chunks_mut(500) {
+            self.placement.place(some, &registry).await?;
+        }
         let past = order::by_transaction(changes)
             .into_iter()
             .map(|changes| events(changes, &registry, &since))
@@ -279,6 +305,17 @@ impl Reader {
 
     async fn read_registry(&mut self, journal: &Journal) -> Result<(), Interrupted> {
         let registry = journal.registry().await?;
+        for module in registry
+            .modules()
+            .filter(|module| !module.missing.is_empty())
+        {
+            let known = self.told.registry.borrow().clone();
+            let known = known.module(&module.name);
+            if known.is_none_or(|known| known.missing != module.missing) {
+                let columns = module.missing.join(", ");
+                tracing::warn!(module = %module.name, columns, "the table lacks columns that it is watched with: its rooms fetch anew at each change, until it is watched again");
+            }
+        }
         self.told.registry.send_if_modified(|known| {
             let changed = **known != registry;
             if changed {
@@ -373,6 +410,16 @@ impl Reader {
             self.read_registry(&other).await?;
         }
         let registry = self.told.registry.borrow().clone();
+        let is_narrow = |change: &Change| {
+            registry
+                .module(&change.module)
+                .is_some_and(|module| module.is_narrow)
+        };
+        if changes.iter().any(is_narrow) {
+            // whose brokerage a record is in depends on its owner
+            self.placement.forget();
+        }
+        self.placement.place(&mut changes, &registry).await?;
         let events = events(changes, &registry, &self.place);
         if !events.is_empty() {
             self.send(Command::Publish { events }).await?;
@@ -406,10 +453,22 @@ pub fn events(changes: Vec<Change>, registry: &Registry, place: &Arc<Place>) -> 
     };
     let mut events = Vec::with_capacity(linked.len());
     for change in linked {
+        if &*change.module == "crm_relay" {
+            events.push(Event::Disconnected {
+                user: change.record_id,
+                at: change.changed_at,
+                txid: change.txid,
+            });
+            continue;
+        }
         // unwatched since: nobody is in rooms of a module that is not there
         let Some(module) = registry.module(&change.module) else {
             continue;
         };
+        if module.is_narrow {
+            events.push(event::of_user(change));
+            continue;
+        }
         let changed = change
             .part
             .as_ref()

@@ -160,7 +160,7 @@ impl Recent {
 fn size(events: &[Event]) -> usize {
     let each = events.iter().map(|event| match event {
         Event::Changed(changed) => changed.size(),
-        Event::Truncated { .. } => 200,
+        _ => 200,
     });
     each.sum::<usize>() + 100
 }

@@ -18,6 +18,12 @@ pub struct Module {
     pub quiet_columns: Vec<String>,
     /// Columns that decide who may see a record.
     pub access_columns: Vec<String>,
+    /// Whether it says who users are: then it has no rooms, and its changes tell whom to ask again.
+    pub is_narrow: bool,
+    /// The module on whose records it depends, too, who may see this one's.
+    pub access_of: Option<String>,
+    /// Key, access and hidden columns that the table no longer has.
+    pub missing: Vec<String>,
     /// Whether its rows are parts of another module's records: then it has no rooms of its own.
     pub is_part: bool,
 }
@@ -104,18 +110,32 @@ impl Registry {
         self.modules.get(name)
     }
 
+    /// All of them.
+    pub fn modules(&self) -> impl Iterator<Item = &Module> {
+        self.modules.values()
+    }
+
+    /// Whether who may see records of another module depends on those of this one.
+    pub fn has_heirs(&self, name: &str) -> bool {
+        let mut modules = self.modules.values();
+        modules.any(|module| module.access_of.as_deref() == Some(name))
+    }
+
     /// Whether a room of this name can ever hold anything: `<module>:<record id>`, `<scope>:<id>` or
     /// `<scope>:<id>/<module>`, the id written as Postgres prints it.
     pub fn has_room(&self, room: &str) -> bool {
         let Some((name, id)) = room.split_once(':') else {
             return false;
         };
-        let own = |name: &str| self.module(name).filter(|module| !module.is_part);
+        let own = |name: &str| {
+            self.module(name)
+                .filter(|module| !module.is_part && !module.is_narrow)
+        };
         if SCOPES.contains(&name) {
             let (id, module) = id
                 .split_once('/')
                 .map_or((id, None), |(id, module)| (id, Some(module)));
-            return !id.is_empty()
+            return KeyForm::Text.fits(id)
                 && id.len() <= 255
                 && module.is_none_or(|module| own(module).is_some());
         }
@@ -127,6 +147,12 @@ impl Registry {
 pub fn is_scope(room: &str) -> bool {
     room.split_once(':')
         .is_some_and(|(name, _)| SCOPES.contains(&name))
+}
+
+/// Whether a room is a scope's room, or one of its rooms of a single module.
+pub fn within(room: &str, scope: &str) -> bool {
+    room.strip_prefix(scope)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a room can hold records of a module: a record's room, or a scope's of all modules or of
@@ -154,6 +180,9 @@ mod tests {
             key: KeyForm::of(&types.iter().map(|&t| t.to_owned()).collect::<Vec<_>>()),
             quiet_columns: Vec::new(),
             access_columns: Vec::new(),
+            is_narrow: false,
+            access_of: None,
+            missing: Vec::new(),
             is_part,
         }
     }

@@ -8,13 +8,22 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::diff::quoted;
-use crate::event::{self, Event, Seen};
+use crate::event::{self, Changed, Event, Seen};
 use crate::frame;
 use crate::journal::RecordNow;
-use crate::registry::holds;
+use crate::registry::{holds, is_scope, within};
 
 /// Most events that one room gets; with more it is told to fetch anew.
 pub const MOST_OF_A_ROOM: usize = 1000;
+
+/// What somebody may see.
+pub trait Eyes {
+    /// Whether they may see the record as it was before and as it is after a change.
+    fn see(&self, changed: &Changed) -> (bool, bool);
+
+    /// Who they are; None where nobody is asked.
+    fn user(&self) -> Option<&str>;
+}
 
 /// The answer to what was missed.
 #[derive(Debug, Default)]
@@ -43,10 +52,11 @@ impl Replay {
         rooms: &[String],
         transactions: bool,
         most_bytes: usize,
+        eyes: &dyn Eyes,
     ) -> Replay {
         let mut wanted: HashSet<&str> = rooms.iter().map(String::as_str).collect();
         let mut replay = Replay::default();
-        for (room, reason) in too_much(missed, &wanted) {
+        for (room, reason) in too_much(missed, &wanted, eyes) {
             wanted.remove(room);
             replay.resync.push(json!({"room": room, "reason": reason}));
         }
@@ -59,7 +69,15 @@ impl Replay {
                 };
                 let mut seen: Option<Seen> = None;
                 let mut scopes = Vec::new();
-                for (room, by_room) in changed.rooms().filter(|(room, _)| wanted.contains(room)) {
+                let (before, after) = eyes.see(changed);
+                for (room, in_room) in changed.rooms().filter(|(room, _)| wanted.contains(room)) {
+                    let Some(by_room) = in_room.by(before, after) else {
+                        continue;
+                    };
+                    // of the one room that is the record's own it is not told that it was lost
+                    if room == changed.record_room && !after {
+                        continue;
+                    }
                     seen.get_or_insert_default().add(by_room);
                     if room != changed.record_room {
                         scopes.push(room);
@@ -79,7 +97,7 @@ impl Replay {
             }
             let cursor = events.iter().find_map(|event| match event {
                 Event::Changed(changed) => Some((changed.txid, changed.cursor())),
-                Event::Truncated { .. } => None,
+                _ => None,
             });
             match cursor {
                 Some((txid, cursor)) if transactions && frames.len() > 1 => {
@@ -114,12 +132,16 @@ pub fn snapshot(record: &RecordNow, cursor: &str) -> Bytes {
 fn too_much<'a>(
     missed: &[Vec<&'a Event>],
     wanted: &HashSet<&'a str>,
+    eyes: &dyn Eyes,
 ) -> Vec<(&'a str, &'static str)> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     let mut upheaved: Vec<&str> = Vec::new();
+    let mut moved: HashSet<&str> = HashSet::new();
     for event in missed.iter().flatten() {
         match event {
             Event::Changed(changed) => {
+                let heirs = changed.heirs().iter().flat_map(|heir| &heir.rooms);
+                moved.extend(heirs.filter_map(|room| wanted.get(room.as_str())));
                 for (room, _) in changed.rooms() {
                     if let Some(&room) = wanted.get(room) {
                         *counts.entry(room).or_default() += 1;
@@ -127,11 +149,23 @@ fn too_much<'a>(
                 }
             }
             Event::Truncated { module, .. } => upheaved.push(module),
+            Event::UserChanged { user, rooms, .. } => {
+                let is_own = eyes
+                    .user()
+                    .is_some_and(|own| user.as_deref().is_none_or(|user| user == own));
+                moved.extend(wanted.iter().filter(|room| {
+                    is_scope(room) && (is_own || rooms.iter().any(|moved| within(room, moved)))
+                }));
+            }
+            Event::Disconnected { .. } => {}
         }
     }
     let judged = wanted.iter().filter_map(|&room| {
         if upheaved.iter().any(|module| holds(room, module)) {
             return Some((room, "truncated"));
+        }
+        if moved.contains(room) {
+            return Some((room, "access_changed"));
         }
         let many = counts
             .get(room)

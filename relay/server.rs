@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use sha1::{Digest, Sha1};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::http::{HeaderMap, StatusCode, header};
@@ -29,11 +29,15 @@ use warp::{Filter, Reply};
 
 use crate::config::Config;
 use crate::connection::{Connection, Shared};
+use crate::gate::Gate;
 use crate::history::History;
+use crate::inquiries::Inquiries;
+use crate::policy::{Placement, Policy};
 use crate::reader::{Reader, Readiness, Told};
 use crate::registry::Registry;
-use crate::rooms::{Bounds, Command, Rooms};
+use crate::rooms::{Bounds, Command, Judges, Rooms};
 use crate::throttle::Throttle;
+use crate::token::Keys;
 
 /// How long a client may take for the headers of a request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -52,8 +56,19 @@ const REQUESTS: usize = 1024;
 /// Commands that may wait for the task that owns the rooms.
 const COMMANDS: usize = 1024;
 
+/// Sessions in Postgres for those who come back, for the policy, and to place records.
+const HISTORY: usize = 4;
+const POLICY: usize = 4;
+const PLACEMENT: usize = 2;
+
 /// How long a peer may leave what we sent unacknowledged.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The subprotocol that is spoken, where the client offers any (RFC 6455, section 1.9).
+const SUBPROTOCOL: &str = "crm-relay.1";
+
+/// Before a token that is offered as a subprotocol.
+const TOKEN_OFFER: &str = "crm-relay.bearer.";
 
 /// Routes beside the relay's own.
 pub type Routes = warp::filters::BoxedFilter<(Response,)>;
@@ -66,6 +81,7 @@ struct Peer(SocketAddr);
 /// the journal is read for the first time.
 pub async fn serve(
     config: Config,
+    keys: Option<Keys>,
     listener: TcpListener,
     more: Option<Routes>,
     ready: impl FnOnce(),
@@ -84,18 +100,34 @@ pub async fn serve(
         recent_bytes: config.recent_bytes,
         flood_changes: config.flood_changes,
     };
-    let rooms = tokio::spawn(Rooms::new(cursor, bounds).run(obeyed));
-    let (news, throttled) = mpsc::channel(COMMANDS);
+    let look = Arc::new(Notify::new());
+    let mut rooms = Rooms::new(cursor, look.clone(), bounds);
+    let asking = |purpose, sessions| Inquiries::new(config.database.clone(), purpose, sessions);
+    let gate = keys.map(|keys| Gate::new(keys, Arc::new(Policy::new(asking("policy", POLICY)))));
+    if let Some(gate) = &gate {
+        let (now, asked_now) = mpsc::channel(1);
+        let (later, asked_later) = mpsc::channel(1);
+        rooms = rooms.judged_by(Judges { now, later });
+        for asked in [asked_now, asked_later] {
+            tokio::spawn(gate.policy().clone().serve(asked, commands.clone()));
+        }
+    }
+    let (told, news) = mpsc::channel(COMMANDS);
+    let rooms = tokio::spawn(rooms.run(obeyed, news));
+    let (read, throttled) = mpsc::channel(COMMANDS);
     let throttle = Throttle::new(config.throttle);
-    let throttling = tokio::spawn(throttle.run(throttled, commands.clone()));
+    let throttling = tokio::spawn(throttle.run(throttled, told));
+    let placement = Arc::new(Placement::new(asking("placement", PLACEMENT)));
     let reader = Reader::new(
         config.database.clone(),
-        news,
+        placement.clone(),
+        read,
         Told {
             readiness,
             registry,
             cursor: reached.clone(),
         },
+        look,
     );
     let reading = tokio::spawn(reader.run());
 
@@ -103,7 +135,12 @@ pub async fn serve(
     let shared = Shared {
         rooms: commands,
         cursor: reached,
-        history: Arc::new(History::new(config.database.clone(), watched.clone())),
+        history: Arc::new(History::new(
+            asking("history", HISTORY),
+            placement,
+            watched.clone(),
+        )),
+        gate,
         registry: watched,
         heartbeat: config.heartbeat,
         queue_bytes: config.queue_bytes,
@@ -259,6 +296,7 @@ fn routes(
             ),
         });
     let members = Arc::new(AtomicU64::new(0));
+    let is_open = shared.gate.is_none();
     let origins = Arc::new(config.allowed_origins.clone());
     let upgrades = Arc::new(upgrades);
     let ws = warp::path!("ws")
@@ -268,7 +306,7 @@ fn routes(
         .and(warp::ext::get::<Peer>())
         .map(
             move |headers: HeaderMap, upgrade: Option<OnUpgrade>, Peer(peer): Peer| match handshake(
-                &headers, &origins,
+                &headers, &origins, is_open,
             ) {
                 Ok(accept) => {
                     let Some(upgrade) = upgrade else {
@@ -286,12 +324,13 @@ fn routes(
                         return not_now("no place left for another connection");
                     };
                     let member = members.fetch_add(1, Ordering::Relaxed);
-                    let serving = upgraded(upgrade, shared.clone(), peer, member);
+                    let (token, subprotocol) = offered(&headers);
+                    let serving = upgraded(upgrade, shared.clone(), peer, member, token);
                     upgrades.tasks.spawn(async move {
                         serving.await;
                         drop(place);
                     });
-                    switching(&accept)
+                    switching(&accept, subprotocol)
                 }
                 Err((status, why)) => {
                     tracing::info!(%peer, %status, why, "handshake refused");
@@ -319,6 +358,7 @@ fn upgraded(
     shared: Shared,
     peer: SocketAddr,
     member: u64,
+    token: Option<String>,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let parts = match upgrade
@@ -332,7 +372,7 @@ fn upgraded(
             }
         };
         let Parts { io, read_buf, .. } = parts;
-        Connection::new(shared, io.into_inner(), peer, member)
+        Connection::new(shared, io.into_inner(), peer, member, token)
             .run(read_buf)
             .await;
     })
@@ -340,7 +380,11 @@ fn upgraded(
 
 /// Checks a WebSocket handshake (RFC 6455, section 4.2.1) and where it comes from; returns the value
 /// of `Sec-WebSocket-Accept`.
-fn handshake(headers: &HeaderMap, origins: &[String]) -> Result<String, (StatusCode, String)> {
+fn handshake(
+    headers: &HeaderMap,
+    origins: &[String],
+    is_open: bool,
+) -> Result<String, (StatusCode, String)> {
     let get = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let has = |name: &str, token: &str| {
         let values = headers
@@ -354,7 +398,7 @@ fn handshake(headers: &HeaderMap, origins: &[String]) -> Result<String, (StatusC
     let host = get("host").unwrap_or_default();
     // without tokens the loopback address is the only guard: a page of a foreign name that resolves
     // to it (DNS rebinding) sends that name
-    if !is_loopback(host) {
+    if is_open && !is_loopback(host) {
         return Err((
             StatusCode::FORBIDDEN,
             format!("Host is \"{host}\"; without authentication it must be a loopback name"),
@@ -407,6 +451,32 @@ fn handshake(headers: &HeaderMap, origins: &[String]) -> Result<String, (StatusC
     Ok(base64.encode(digest))
 }
 
+/// The token that a handshake brings, as `Authorization: Bearer` or, from clients that can set nothing
+/// else, among the subprotocols that it offers; and the subprotocol to select.
+fn offered(headers: &HeaderMap) -> (Option<String>, Option<&'static str>) {
+    let text = |value: &header::HeaderValue| value.to_str().ok().map(str::to_owned);
+    let bearer = headers.get(header::AUTHORIZATION).and_then(text);
+    let bearer = bearer.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        (scheme.eq_ignore_ascii_case("bearer")).then(|| token.trim().to_owned())
+    });
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let offers: Vec<String> = values
+        .iter()
+        .filter_map(text)
+        .flat_map(|value| {
+            value
+                .split(',')
+                .map(|offer| offer.trim().to_owned())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let mut tokens = offers.iter();
+    let token = tokens.find_map(|offer| offer.strip_prefix(TOKEN_OFFER).map(str::to_owned));
+    let knows = offers.iter().any(|offer| offer == SUBPROTOCOL);
+    (bearer.or(token), knows.then_some(SUBPROTOCOL))
+}
+
 /// Whether a `Host` header names a loopback address.
 pub fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
@@ -420,7 +490,7 @@ pub fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn switching(accept: &str) -> Response {
+fn switching(accept: &str, subprotocol: Option<&'static str>) -> Response {
     let mut reply = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = reply.headers_mut();
     headers.insert(
@@ -433,6 +503,10 @@ fn switching(accept: &str) -> Response {
     );
     if let Ok(accept) = header::HeaderValue::from_str(accept) {
         headers.insert("sec-websocket-accept", accept);
+    }
+    if let Some(subprotocol) = subprotocol {
+        let subprotocol = header::HeaderValue::from_static(subprotocol);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
     reply
 }

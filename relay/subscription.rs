@@ -1,109 +1,197 @@
-//! Subscriptions that begin elsewhere than now: from a cursor, or with the records as they are.
-//!
-//! Each asks the rooms first and the journal where those cannot answer; in the end the rooms' task
-//! answers the client and makes the rooms live in one step.
+//! One subscription, from the client's wish to live rooms: the policy is asked whether it may, the
+//! journal what it missed, and the rooms' task answers the client when nothing is left to ask.
 
-use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::connection::Shared;
 use crate::history::Told;
-use crate::replay::Replay;
-use crate::rooms::{Command, FromSnapshot, Member, Resume};
+use crate::policy::{Credential, Policy};
+use crate::rooms::{Beginning, Command, Inquiry, Member, Reply, Subscribe, Verdicts};
 use crate::snapshot::Cursor;
 
 /// How often the journal is asked for one subscription: once for the cursor, once for what was missed,
 /// and again where memory moved on meanwhile.
 const MOST_LOOKS: u32 = 4;
 
-/// Subscribes from a cursor: from memory, else from the journal, else with the reason why not.
-pub async fn resume(
+/// Waits before the policy is asked again, when Postgres does not answer or access changes on and on.
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// What a client wants.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Its connection.
+    pub member: Member,
+    /// The rooms, each once and well-formed.
+    pub rooms: Vec<String>,
+    /// Those that it cannot have, as the protocol lists them.
+    pub denied: Vec<Value>,
+    /// Comes back in the answer.
+    pub id: Value,
+    /// Where to begin.
+    pub from: From,
+}
+
+/// Where a client wants to begin.
+#[derive(Debug, PartialEq, Eq)]
+pub enum From {
+    /// Now.
+    Now,
+    /// Where it was.
+    Since(Cursor),
+    /// With the records as they are.
+    Records,
+}
+
+/// Rooms that are live.
+#[derive(Debug, Clone, Copy)]
+pub struct Live {
+    /// How many.
+    pub rooms: usize,
+    /// How many it cannot have.
+    pub denied: usize,
+    /// How many it has now.
+    pub of_all: usize,
+}
+
+/// Subscribes; None when the relay stops. For as long as Postgres does not say what must be known, it
+/// waits.
+pub async fn subscribe(
     shared: Shared,
-    member: Member,
-    rooms: Vec<String>,
-    since: Cursor,
-    mut answer: Map<String, Value>,
-) {
+    who: Option<Arc<Credential>>,
+    wanted: Wanted,
+) -> Option<Live> {
+    let asker = shared.gate.as_ref().map(|gate| gate.policy()).zip(who);
+    let mut grant = None;
     let mut journal = None;
-    let mut reason = "too_many_changes";
-    for _ in 0..MOST_LOOKS {
-        let (unanswered, wanted) = oneshot::channel();
-        let resume = Box::new(Resume {
-            member,
-            rooms: rooms.clone(),
-            since: since.clone(),
-            journal: journal.take(),
-            answer: answer.clone(),
-            unanswered,
-        });
-        if shared.rooms.send(Command::Resume(resume)).await.is_err() {
-            return;
-        }
-        let Ok(what) = wanted.await else {
-            return; // answered
+    let mut anew = None;
+    let mut looks = 0;
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let (rooms, denied, granted) = match (&asker, grant.take()) {
+            (None, _) => (wanted.rooms.clone(), wanted.denied.clone(), None),
+            (Some(_), Some(grant)) => grant,
+            (Some((policy, who)), None) => grants(policy, who, &wanted).await,
         };
-        match shared.history.ask(what, &since, &rooms).await {
-            Ok(Told::Missed(missed)) => journal = Some(missed),
-            Ok(Told::Resync(why)) => {
-                reason = why;
-                break;
+        let from = match (&wanted.from, anew) {
+            (From::Now, _) => Beginning::Now,
+            (_, Some(reason)) => Beginning::Anew(reason),
+            (From::Since(since), None) => Beginning::Since {
+                since: since.clone(),
+                journal: journal.take(),
+            },
+            (From::Records, None) => match shared.history.records_now(&rooms).await {
+                Ok((records, at)) => Beginning::Records { records, at },
+                Err(error) => {
+                    tracing::warn!(%error, "could not read records for a client: it fetches them itself");
+                    Beginning::Anew("too_many_changes")
+                }
+            },
+        };
+        let (reply, replied) = oneshot::channel();
+        let subscribe = Subscribe {
+            member: wanted.member,
+            rooms: rooms.clone(),
+            granted: granted.clone(),
+            from,
+            id: wanted.id.clone(),
+            denied: denied.clone(),
+            reply,
+        };
+        let subscribe = Command::Subscribe(Box::new(subscribe));
+        shared.rooms.send(subscribe).await.ok()?;
+        match replied.await.ok()? {
+            Reply::Live {
+                rooms,
+                denied,
+                of_all,
+            } => {
+                return Some(Live {
+                    rooms,
+                    denied,
+                    of_all,
+                });
             }
-            Err(error) => {
-                tracing::warn!(%error, "could not look up what a client missed: it fetches anew");
-                reason = "cursor_too_old";
-                break;
+            Reply::IsItStillGranted => {
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                continue;
+            }
+            Reply::WhoMaySee {
+                asked,
+                journal: told,
+            } => {
+                journal = told;
+                if let Some((policy, _)) = &asker {
+                    let verdicts = judge(policy, &asked).await;
+                    shared.rooms.send(Command::Known(verdicts)).await.ok()?;
+                }
+            }
+            unanswered => {
+                looks += 1;
+                let told = match (&wanted.from, unanswered) {
+                    _ if looks > MOST_LOOKS => Ok(Told::Resync("too_many_changes")),
+                    (From::Since(since), Reply::IsItGood) => shared.history.vouch(since).await,
+                    (From::Since(since), _) => shared.history.missed(since, &rooms).await,
+                    _ => continue,
+                };
+                match told {
+                    Ok(Told::Missed(missed)) => journal = Some(missed),
+                    Ok(Told::Resync(why)) => anew = Some(why),
+                    Err(error) => {
+                        tracing::warn!(%error, "could not look up what a client missed: it fetches anew");
+                        anew = Some("cursor_too_old");
+                    }
+                }
             }
         }
+        grant = granted.map(|granted| (rooms, denied, Some(granted)));
     }
-    let resync = Replay::none(&rooms, reason).resync;
-    answer.insert("resync".to_owned(), resync.into());
-    subscribe(&shared, member, rooms, answer).await;
 }
 
-/// Subscribes with the records as they are; where they cannot be read, without them.
-pub async fn from_snapshot(
-    shared: Shared,
-    member: Member,
-    rooms: Vec<String>,
-    mut answer: Map<String, Value>,
-) {
-    for _ in 0..MOST_LOOKS {
-        let (records, at) = match shared.history.records_now(&rooms).await {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::warn!(%error, "could not read records for a client: it fetches them itself");
-                break;
-            }
-        };
-        let (unanswered, again) = oneshot::channel();
-        let from = Box::new(FromSnapshot {
-            member,
-            rooms: rooms.clone(),
-            records,
-            at,
-            answer: answer.clone(),
-            unanswered,
-        });
-        if shared.rooms.send(Command::Snapshot(from)).await.is_err() || again.await.is_err() {
-            return; // answered
+/// The rooms that are granted, those that are denied, and at which moment it was so.
+async fn grants(
+    policy: &Policy,
+    who: &Credential,
+    wanted: &Wanted,
+) -> (Vec<String>, Vec<Value>, Option<Cursor>) {
+    let replays = matches!(wanted.from, From::Since(_));
+    let mut backoff = FIRST_BACKOFF;
+    let (answers, moment) = loop {
+        match policy.grants(who, &wanted.rooms, replays).await {
+            Ok(told) => break told,
+            Err(error) => wait(&error, &mut backoff).await,
         }
-    }
-    let resync = Replay::none(&rooms, "too_many_changes").resync;
-    answer.insert("resync".to_owned(), resync.into());
-    subscribe(&shared, member, rooms, answer).await;
-}
-
-async fn subscribe(
-    shared: &Shared,
-    member: Member,
-    rooms: Vec<String>,
-    answer: Map<String, Value>,
-) {
-    let subscribe = Command::Subscribe {
-        member,
-        rooms,
-        answer,
     };
-    // the rooms' task outlives every connection
-    let _ = shared.rooms.send(subscribe).await;
+    let mut rooms = Vec::new();
+    let mut denied = wanted.denied.clone();
+    for (room, granted) in wanted.rooms.iter().zip(answers) {
+        if granted {
+            rooms.push(room.clone());
+        } else {
+            denied.push(json!({"room": room, "code": "forbidden"}));
+        }
+    }
+    (rooms, denied, Some(moment))
+}
+
+async fn judge(policy: &Policy, asked: &Inquiry) -> Verdicts {
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        match policy.judge(asked).await {
+            Ok(verdicts) => return verdicts,
+            Err(error) => wait(&error, &mut backoff).await,
+        }
+    }
+}
+
+async fn wait(error: &crate::inquiries::NotTold, backoff: &mut Duration) {
+    tracing::warn!(%error, "could not ask the policy: a subscription waits");
+    sleep(*backoff).await;
+    *backoff = (*backoff * 2).min(LONGEST_BACKOFF);
 }

@@ -93,10 +93,10 @@ impl Throttle {
                 self.place = place;
                 vec![self.reached()]
             }
-            Command::BeginAnew { place, why } => {
+            Command::BeginAnew { ref place, .. } => {
                 let mut commands = self.send_all();
                 self.place = place.clone();
-                commands.push(Command::BeginAnew { place, why });
+                commands.push(command);
                 commands
             }
             other => vec![other],
@@ -125,6 +125,7 @@ impl Throttle {
                     self.note(changed, now);
                 }
                 Event::Truncated { .. } => commands.extend(self.send_all()),
+                Event::UserChanged { .. } | Event::Disconnected { .. } => {}
             }
         }
         commands.push(self.send(events));
@@ -381,8 +382,10 @@ mod tests {
                 depth: 1,
                 old_image,
                 new_image: Some(image(&self.fields, self.seq)),
-                rooms_before: Vec::new(),
-                rooms_after: Vec::new(),
+                record_image: None,
+                before: None,
+                after: None,
+                heirs: Vec::new(),
             };
             let mut changes = vec![change];
             if with_other {
@@ -397,6 +400,9 @@ mod tests {
                 key: KeyForm::Text,
                 quiet_columns: vec!["version".to_owned()],
                 access_columns: Vec::new(),
+                is_narrow: false,
+                access_of: None,
+                missing: Vec::new(),
                 is_part: false,
             }]);
             let events = crate::reader::events(changes, &registry, &place(self.seq));

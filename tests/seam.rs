@@ -12,12 +12,14 @@ use crm_relay::frame;
 use crm_relay::outbox::Outbox;
 use crm_relay::reader::events;
 use crm_relay::registry::{KeyForm, Module, Registry};
-use crm_relay::rooms::{Bounds, Command, Missed, Resume, Rooms, Unanswered};
+use crm_relay::rooms::{Beginning, Bounds, Command, Enter, Missed, Reply, Rooms, Subscribe};
 use crm_relay::snapshot::{Cursor, Place, Position, Snapshot};
+use crm_relay::standing::Standing;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
 
 const RECORDS: usize = 3;
 
@@ -74,6 +76,12 @@ impl Database {
         let image = |value: u64| Some(format!(r#"{{"value":{value}}}"#));
         let (old_image, new_image) = (image(*value), image(*value + 1));
         *value += 1;
+        let standing = Arc::new(Standing {
+            number: 0,
+            module: "leads".into(),
+            access: "{}".into(),
+            rooms: vec!["team:1".to_owned()],
+        });
         self.journal.push(Change {
             seq: self.seq,
             txid,
@@ -86,8 +94,10 @@ impl Database {
             depth: 1,
             old_image,
             new_image,
-            rooms_before: vec!["team:1".to_owned()],
-            rooms_after: vec!["team:1".to_owned()],
+            record_image: None,
+            before: Some(standing.clone()),
+            after: Some(standing),
+            heirs: Vec::new(),
         });
     }
 
@@ -113,6 +123,9 @@ fn registry() -> Registry {
         key: KeyForm::Text,
         quiet_columns: Vec::new(),
         access_columns: Vec::new(),
+        is_narrow: false,
+        access_of: None,
+        missing: Vec::new(),
         is_part: false,
     }])
 }
@@ -130,7 +143,7 @@ impl Relay {
             recent_bytes,
             flood_changes: 500,
         };
-        let mut rooms = Rooms::new(watch::channel(Arc::from("")).0, bounds);
+        let mut rooms = Rooms::new(watch::channel(Arc::from("")).0, Arc::default(), bounds);
         let place = place(Position {
             snapshot: database.snapshot().clipped(0),
             witness: None,
@@ -138,6 +151,7 @@ impl Relay {
         rooms.obey(Command::BeginAnew {
             place: place.clone(),
             why: "epoch_changed",
+            disconnected: Vec::new(),
         });
         Relay {
             rooms,
@@ -193,40 +207,42 @@ impl Client {
         let Relay { rooms, outbox, .. } = &mut relays[relay];
         let own = Arc::new(Outbox::new(1 << 20));
         *outbox = Some(own.clone());
-        rooms.obey(Command::Enter {
+        rooms.obey(Command::Enter(Box::new(Enter {
             member: self.member,
+            session: Uuid::nil(),
             outbox: own,
             transactions: false,
-        });
-        let wanted = vec![
-            "leads:0".to_owned(),
-            "leads:1".to_owned(),
-            "team:1".to_owned(),
-        ];
-        let mut answer = serde_json::Map::new();
-        answer.insert("type".to_owned(), "subscribed".into());
-        let Some(since) = self.cursor.clone() else {
-            return rooms.obey(Command::Subscribe {
-                member: self.member,
-                rooms: wanted,
-                answer,
-            });
+            bearer: None,
+            welcome: frame::text(b"{}"),
+        })));
+        let mut from = match self.cursor.clone() {
+            None => Beginning::Now,
+            Some(since) => Beginning::Since {
+                since,
+                journal: None,
+            },
         };
-        let mut journal = None;
         for _ in 0..4 {
-            let (unanswered, mut asked) = oneshot::channel();
-            relays[relay].rooms.obey(Command::Resume(Box::new(Resume {
+            let (reply, mut replied) = oneshot::channel();
+            let subscribe = Subscribe {
                 member: self.member,
-                rooms: wanted.clone(),
-                since: since.clone(),
-                journal: journal.take(),
-                answer: answer.clone(),
-                unanswered,
-            })));
-            journal = match asked.try_recv() {
-                Err(_) => return,
-                Ok(Unanswered::IsItGood) => Some(Missed::Nothing),
-                Ok(Unanswered::WhatWasMissed) => {
+                rooms: ["leads:0", "leads:1", "team:1"].map(str::to_owned).into(),
+                granted: None,
+                from,
+                id: 1.into(),
+                denied: Vec::new(),
+                reply,
+            };
+            let subscribe = Command::Subscribe(Box::new(subscribe));
+            relays[relay].rooms.obey(subscribe);
+            let since = self
+                .cursor
+                .clone()
+                .unwrap_or_else(|| relays[relay].place.cursor.clone());
+            let journal = match replied.try_recv().expect("an answer") {
+                Reply::Live { .. } => return,
+                Reply::IsItGood => Missed::Nothing,
+                Reply::WhatWasMissed => {
                     let until = database.snapshot();
                     let changes = database.between(&since.position.snapshot, &until);
                     let from = Place::of(since.clone());
@@ -240,8 +256,13 @@ impl Client {
                     database.next += 1;
                     database.commit(txid, 0);
                     relays[relay].read(database);
-                    Some(Missed::Events(events, until.clipped(highest.unwrap_or(0))))
+                    Missed::Events(events, until.clipped(highest.unwrap_or(0)))
                 }
+                other => panic!("nobody is to be asked, but {other:?}"),
+            };
+            from = Beginning::Since {
+                since,
+                journal: Some(journal),
             };
         }
         panic!("never answered");
@@ -289,7 +310,7 @@ proptest! {
         let mut relays = [Relay::start(&database, recent_bytes), Relay::start(&database, recent_bytes)];
         let mut client = Client::default();
         client.connect(&mut relays, 0, &mut database);
-        client.take(&relays, 1);
+        client.take(&relays, 2);
         for step in steps {
             match step {
                 Step::Begin => {

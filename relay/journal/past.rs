@@ -80,7 +80,7 @@ pub struct RecordNow {
 
 impl Journal {
     /// Whether what a cursor claims is so, and all that came after it still here.
-    pub async fn judge(&self, cursor: &Cursor) -> Result<Verdict, JournalError> {
+    pub async fn vouch(&self, cursor: &Cursor) -> Result<Verdict, JournalError> {
         let Position { snapshot, witness } = &cursor.position;
         let highest = cursor.position.highest();
         let seq = witness.unwrap_or_default() as i64;
@@ -143,8 +143,10 @@ impl Journal {
             depth: 1,
             old_image: None,
             new_image: None,
-            rooms_before: Vec::new(),
-            rooms_after: Vec::new(),
+            record_image: None,
+            before: None,
+            after: None,
+            heirs: Vec::new(),
         }));
         Ok((changes, snapshot.clipped(newest.0)))
     }

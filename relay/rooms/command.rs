@@ -1,13 +1,17 @@
-//! What the task that owns the rooms is asked to do.
+//! What the task that owns the rooms is asked to do, and what it answers.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::event::Event;
 use crate::journal::RecordNow;
 use crate::outbox::Outbox;
+use crate::policy::{Credential, Question};
 use crate::snapshot::{Cursor, Place, Snapshot};
 
 /// A connection, as rooms know it; never used twice.
@@ -17,35 +21,28 @@ pub type Member = u64;
 #[derive(Debug)]
 pub enum Command {
     /// A connection is there.
-    Enter {
-        /// Its number.
-        member: Member,
-        /// Where its frames go.
-        outbox: Arc<Outbox>,
-        /// Whether it wants several events of a transaction as one frame.
-        transactions: bool,
-    },
-    /// It wants these rooms, which are well-formed.
-    Subscribe {
+    Enter(Box<Enter>),
+    /// It has another token, of the same user.
+    Renew {
         /// The connection.
         member: Member,
-        /// The rooms, each once.
-        rooms: Vec<String>,
-        /// The answer, without its cursor, which is known when the rooms are live.
-        answer: serde_json::Map<String, Value>,
+        /// Who it is now.
+        bearer: Bearer,
+        /// What it is told if the token counts.
+        accepted: Bytes,
     },
-    /// It wants these rooms, and what it missed of them.
-    Resume(Box<Resume>),
-    /// It wants the records of these rooms as they are, and what happens to them from there on.
-    Snapshot(Box<FromSnapshot>),
+    /// It wants rooms.
+    Subscribe(Box<Subscribe>),
     /// It no longer wants these.
     Unsubscribe {
         /// The connection.
         member: Member,
         /// The rooms.
         rooms: Vec<String>,
-        /// The answer.
-        answer: Value,
+        /// Comes back in the answer.
+        id: Value,
+        /// Answered with how many of them it had, and how many it has now.
+        reply: oneshot::Sender<(usize, usize)>,
     },
     /// It is gone.
     Leave {
@@ -73,52 +70,99 @@ pub enum Command {
         /// The events.
         past: Vec<Vec<Event>>,
     },
-    /// The relay stops: everybody is told when to come back, and goes.
-    Drain {
-        /// Answered when all were told.
-        told: oneshot::Sender<()>,
-    },
     /// The relay begins anew, as in another history than the one that clients know.
     BeginAnew {
         /// Where.
         place: Arc<Place>,
         /// The reason that clients are told.
         why: &'static str,
+        /// Who was thrown out, and when; their tokens of before are refused.
+        disconnected: Vec<(String, SystemTime)>,
+    },
+    /// What the policy says of what waits to be told.
+    Judged(Verdicts),
+    /// What the policy says of what is to be told to one who comes back.
+    Known(Verdicts),
+    /// What the policy says of rooms that some are in.
+    Reviewed {
+        /// Who, which room, and whether they may still be in it.
+        rooms: Vec<(Arc<Credential>, Arc<str>, bool)>,
+        /// Whether those who may are to fetch anew, where the room is a scope's.
+        resync: bool,
+    },
+    /// The relay stops: everybody is told when to come back, and goes.
+    Drain {
+        /// Answered when all were told.
+        told: oneshot::Sender<()>,
     },
 }
 
-/// A subscription that goes on from a cursor.
+/// A connection is there.
 #[derive(Debug)]
-pub struct Resume {
-    /// The connection.
+pub struct Enter {
+    /// Its number.
     pub member: Member,
-    /// The rooms, each once.
-    pub rooms: Vec<String>,
-    /// From where.
-    pub since: Cursor,
-    /// What the journal says of it, once somebody had to ask.
-    pub journal: Option<Missed>,
-    /// The answer, without its cursor.
-    pub answer: serde_json::Map<String, Value>,
-    /// Gets the question back when the journal must be asked first.
-    pub unanswered: oneshot::Sender<Unanswered>,
+    /// Its name in the log.
+    pub session: Uuid,
+    /// Where its frames go.
+    pub outbox: Arc<Outbox>,
+    /// Whether it wants several events of a transaction as one frame.
+    pub transactions: bool,
+    /// Who it is; None where everybody may see everything.
+    pub bearer: Option<Bearer>,
+    /// What it is told if it may come in.
+    pub welcome: Bytes,
 }
 
-/// A subscription that begins with the records as they are.
+/// Who has a good token.
+#[derive(Debug, Clone)]
+pub struct Bearer {
+    /// Who they are to the policy.
+    pub who: Arc<Credential>,
+    /// When the token was issued, where it says so.
+    pub issued_at: Option<SystemTime>,
+}
+
+/// Somebody wants rooms.
 #[derive(Debug)]
-pub struct FromSnapshot {
+pub struct Subscribe {
     /// The connection.
     pub member: Member,
-    /// The records' rooms, each once.
+    /// The rooms, each once and well-formed.
     pub rooms: Vec<String>,
-    /// The records.
-    pub records: Vec<RecordNow>,
-    /// The moment at which they were so.
-    pub at: Cursor,
-    /// The answer, without its cursor.
-    pub answer: serde_json::Map<String, Value>,
-    /// Answers the connection's task; dropped when the rooms are live.
-    pub unanswered: oneshot::Sender<Unanswered>,
+    /// At which moment the policy granted them; None where everybody may see everything.
+    pub granted: Option<Cursor>,
+    /// Where it begins.
+    pub from: Beginning,
+    /// Comes back in the answer to the client.
+    pub id: Value,
+    /// The rooms that it cannot have, with the code, as the protocol lists them.
+    pub denied: Vec<Value>,
+    /// Answers the connection's task.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// Where a subscription begins.
+#[derive(Debug)]
+pub enum Beginning {
+    /// Now.
+    Now,
+    /// Now, and the client is told to fetch anew for this reason.
+    Anew(&'static str),
+    /// From a cursor, with what was missed.
+    Since {
+        /// The cursor.
+        since: Cursor,
+        /// What the journal says of it, once somebody had to ask.
+        journal: Option<Missed>,
+    },
+    /// With the records as they were at a moment, and what happened to them from there on.
+    Records {
+        /// The records.
+        records: Vec<RecordNow>,
+        /// The moment.
+        at: Cursor,
+    },
 }
 
 /// What the journal holds for a client that comes back.
@@ -130,11 +174,62 @@ pub enum Missed {
     Events(Vec<Vec<Event>>, Snapshot),
 }
 
-/// Why a subscription cannot go on from its cursor yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unanswered {
-    /// Memory holds what was missed, if the cursor is a good one.
+/// What became of a subscription.
+#[derive(Debug)]
+pub enum Reply {
+    /// The rooms are live, and the client knows.
+    Live {
+        /// How many.
+        rooms: usize,
+        /// How many it cannot have.
+        denied: usize,
+        /// How many it has now.
+        of_all: usize,
+    },
+    /// Not yet: memory holds what was missed, if the cursor is a good one.
     IsItGood,
-    /// It is older than memory.
+    /// Not yet: the cursor is older than memory.
     WhatWasMissed,
+    /// Not yet: access may have changed since it was granted.
+    IsItStillGranted,
+    /// Not yet: the policy must be asked who may see what was missed.
+    WhoMaySee {
+        /// What to ask.
+        asked: Inquiry,
+        /// Comes back with the answer.
+        journal: Option<Missed>,
+    },
+}
+
+/// Questions to the policy.
+#[derive(Debug)]
+pub struct Inquiry {
+    /// Whether these may see records that stand so.
+    pub questions: Vec<Question>,
+    /// What was known when they were asked: an answer to what is no longer the question counts for
+    /// nothing.
+    pub era: u64,
+}
+
+/// Answers of the policy.
+#[derive(Debug)]
+pub struct Verdicts {
+    /// The questions, with their answers.
+    pub answers: Vec<(Question, bool)>,
+    /// That of the inquiry.
+    pub era: u64,
+}
+
+/// What the rooms ask the policy.
+#[derive(Debug)]
+pub enum Asked {
+    /// Who may see what is to be told.
+    Judge(Inquiry),
+    /// Who may still be where they are.
+    Review {
+        /// Who, and which room.
+        rooms: Vec<(Arc<Credential>, Arc<str>)>,
+        /// Whether those who may are to fetch anew.
+        resync: bool,
+    },
 }

@@ -236,9 +236,20 @@ fn every_link_leads_somewhere() {
             if target.starts_with("http") || target.starts_with('#') {
                 continue;
             }
-            let path = format!("{ROOT}/{folder}/{target}");
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let path = format!("{ROOT}/{folder}/{file}");
             assert!(
                 std::path::Path::new(&path).exists(),
+                "{document} links to {target}"
+            );
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let mut headings = text.lines().filter(|line| line.starts_with('#'));
+            let is_it = |line: &str| {
+                let name = line.trim_start_matches('#').trim().to_lowercase();
+                name.replace(' ', "-") == heading
+            };
+            assert!(
+                heading.is_empty() || headings.any(is_it),
                 "{document} links to {target}"
             );
         }

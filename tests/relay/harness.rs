@@ -593,6 +593,15 @@ impl Relay {
         relay
     }
 
+    /// One that asks for tokens, signed with [`SECRET`].
+    pub async fn guarded(url: &str, change: impl FnOnce(&mut Command)) -> Relay {
+        let guard = |command: &mut Command| {
+            command.env("RELAY_JWT_SECRET", SECRET);
+            change(command);
+        };
+        Relay::run(url, &["serve"], guard).begun().await
+    }
+
     /// Not waiting for it to be ready.
     pub fn begin(url: &str, change: impl FnOnce(&mut Command)) -> Relay {
         Relay::run(url, &["serve", "--no-auth"], change)
@@ -760,6 +769,26 @@ pub fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     frames
 }
 
+/// What guarded relays trust.
+pub const SECRET: &str = "the secret of the tests, which is no secret";
+
+/// The present, as tokens tell it.
+pub fn now() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_secs() as i64
+}
+
+/// A token with these claims.
+pub fn token_of(claims: &Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
+}
+
+/// A good token of this user.
+pub fn token(user: &str) -> String {
+    token_of(&json!({"id": user, "iat": now(), "exp": now() + 900}))
+}
+
 /// A client that has said hello.
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -767,9 +796,19 @@ pub struct Client {
     kept: VecDeque<Value>,
     logs: Logs,
     asked: u32,
+    /// Whose token it has.
+    user: Option<String>,
 }
 
 impl Client {
+    /// With a token of this user.
+    pub async fn of(relay: &Relay, user: &str) -> Client {
+        let hello = json!({"type": "hello", "token": token(user)});
+        let mut client = Client::hello(relay, hello).await;
+        client.user = Some(user.to_owned());
+        client
+    }
+
     pub async fn connect(relay: &Relay) -> Client {
         Client::hello(relay, json!({"type": "hello"})).await
     }
@@ -796,6 +835,7 @@ impl Client {
             kept: VecDeque::new(),
             logs: relay.logs.clone(),
             asked: 0,
+            user: None,
         }
     }
 
@@ -890,9 +930,15 @@ impl Client {
     /// that it is subscribed to and takes all that comes before that.
     pub async fn everything(&mut self, database: &tokio_postgres::Client) -> Vec<Value> {
         let lead = uuid::Uuid::new_v4();
-        let room = format!("leads:{lead}");
+        let room = match &self.user {
+            None => format!("leads:{lead}"),
+            // a record that is not there is nobody's
+            Some(user) => format!("user:{user}/leads"),
+        };
+        let owner = self.user.as_ref();
+        let owner = owner.map_or("null".to_owned(), |user| format!("'{user}'"));
         self.subscribe(&[&room]).await;
-        let insert = format!("insert into public.leads (id) values ('{lead}')");
+        let insert = format!("insert into public.leads (id, owner_id) values ('{lead}', {owner})");
         database.batch_execute(&insert).await.unwrap();
         let mut seen = Vec::new();
         loop {
@@ -904,6 +950,62 @@ impl Client {
         }
         self.unsubscribe(&[&room]).await;
         seen
+    }
+
+    /// By a handshake of one's own.
+    pub async fn by(
+        relay: &Relay,
+        request: tokio_tungstenite::tungstenite::handshake::client::Request,
+    ) -> (
+        Client,
+        tokio_tungstenite::tungstenite::handshake::client::Response,
+    ) {
+        let (socket, answer) = tokio_tungstenite::connect_async(request)
+            .await
+            .expect("a handshake");
+        let client = Client {
+            socket,
+            kept: VecDeque::new(),
+            logs: relay.logs.clone(),
+            asked: 0,
+            user: None,
+        };
+        (client, answer)
+    }
+
+    /// The next frame, or None where the relay ends the connection.
+    pub async fn next_or_end(&mut self) -> Option<Value> {
+        loop {
+            match timeout(DEADLINE, self.socket.next())
+                .await
+                .expect("in time")
+            {
+                Some(Ok(Message::Text(text))) => {
+                    return Some(serde_json::from_str(&text).expect("frames are JSON"));
+                }
+                Some(Ok(Message::Close(_))) => return None,
+                Some(Ok(_)) => {}
+                other => panic!("ended without a close code: {other:?}"),
+            }
+        }
+    }
+
+    /// All that the relay still says, and the close code that it ends the connection with.
+    pub async fn end(&mut self) -> (u16, Vec<Value>) {
+        let mut frames: Vec<Value> = self.kept.drain(..).collect();
+        loop {
+            match timeout(DEADLINE, self.socket.next())
+                .await
+                .expect("it is closed in time")
+            {
+                Some(Ok(Message::Close(Some(close)))) => return (close.code.into(), frames),
+                Some(Ok(Message::Text(text))) => {
+                    frames.push(serde_json::from_str(&text).expect("frames are JSON"));
+                }
+                Some(Ok(_)) => {}
+                other => panic!("ended without a close code: {other:?}"),
+            }
+        }
     }
 
     /// The close code that the relay ends the connection with.

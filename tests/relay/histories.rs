@@ -3,6 +3,7 @@
 //! not a client that is there, not one that comes back with any cursor it ever had.
 
 use crm_relay::journal::Journal;
+use crm_relay::snapshot::Position;
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Cluster, DEADLINE, Database, Relay, connect, crm_relay};
@@ -234,7 +235,7 @@ async fn a_relay_that_was_away_for_longer_than_the_journal_lasts_says_so() {
     let relay = Relay::start(&database.url()).await;
     let mut client = Client::connect(&relay).await;
     let cursors = see(&mut client, database.client()).await;
-    relay.signal("STOP");
+    stop_between_looks(&relay, database.client()).await;
     database
         .execute("update leads set status = 'qualified'")
         .await;
@@ -251,6 +252,20 @@ async fn a_relay_that_was_away_for_longer_than_the_journal_lasts_says_so() {
     assert_eq!(client.next_event().await["previous"]["status"], "lost");
 }
 
+/// Stops a relay that asks Postgres nothing.
+async fn stop_between_looks(relay: &Relay, database: &tokio_postgres::Client) {
+    let busy = "select from pg_stat_activity
+                 where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'";
+    let stopped = async {
+        relay.signal("STOP");
+        while !database.query(busy, &[]).await.unwrap().is_empty() {
+            relay.signal("CONT");
+            relay.signal("STOP");
+        }
+    };
+    tokio::time::timeout(DEADLINE, stopped).await.unwrap();
+}
+
 /// For what is in the journal.
 async fn eight_days_pass(database: &Database) {
     database
@@ -260,6 +275,32 @@ async fn eight_days_pass(database: &Database) {
                     slot = crm_relay.slot(changed_at - interval '8 days', '7 days')",
         )
         .await;
+}
+
+#[tokio::test]
+async fn what_a_look_may_see_is_not_truncated_before_it_is_read() {
+    let database = Database::create().await;
+    database
+        .execute(&format!("insert into leads (id) values ('{ONE}')"))
+        .await;
+    eight_days_pass(&database).await;
+    let same = crm_relay::postgres::Database::of(&database.url()).unwrap();
+    let journal = Journal::open(same.session("test").await.unwrap());
+    let journal = journal.await.unwrap();
+    let over = "select where (select txid from crm_relay.change) < pg_snapshot_xmin(pg_current_snapshot())";
+    is_so(database.client(), over).await;
+    // truncating heeds no snapshot: a look that has one, and has read nothing yet, must be waited for
+    let now = database.value("select pg_current_snapshot()").await;
+    let nothing_new = Position {
+        snapshot: now.parse().unwrap(),
+        witness: None,
+    };
+    let batch = journal.read(&nothing_new).await.unwrap();
+    let prune = "select from crm_relay.prune()";
+    let pruned = database.client().query(prune, &[]).await.unwrap();
+    assert!(pruned.is_empty());
+    batch.end().await.unwrap();
+    is_so(database.client(), prune).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The relay as its users meet it: the real binary, a real Postgres, real sockets.
 
+mod access;
 mod changes;
 mod chaos;
 mod commands;

@@ -1,0 +1,157 @@
+//! What the policy says: who somebody is, what they may see, in which scope rooms a record is.
+
+use std::time::SystemTime;
+
+use super::{Journal, JournalError};
+use crate::snapshot::{Cursor, Position};
+use crate::standing::Heir;
+
+/// Somebody's claims and access columns of a record that they may or may not see.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// JSON of the token's claims.
+    pub claims: &'a str,
+    /// The record's module.
+    pub module: &'a str,
+    /// Its access columns, a JSON object.
+    pub access: &'a str,
+}
+
+/// Access columns ($2) of records of modules ($1), and the scope rooms that they are in.
+const PLACES: &str = "
+    select crm_relay.placed(w.module, w.access::json)
+      from unnest($1::text[], $2::text[]) with ordinality as w (module, access, place)
+     order by w.place";
+
+/// Records ($1 modules, $2 ids), and those whose access depends on them. Their rooms are those that
+/// they would have been in if it did not depend: an answer now cannot tell what was before.
+const HEIRS: &str = "
+    select w.place - 1, h.heir ->> 'module', h.heir ->> 'record_id',
+           crm_relay.placed(m.module, crm_relay.only(h.heir -> 'image', array_remove(m.access_columns, m.access_link)))
+      from unnest($1::text[], $2::text[]) with ordinality as w (module, id, place)
+     cross join lateral crm_relay.heirs_of(w.module, w.id) as h (heir)
+      join crm_relay.module m on m.module = h.heir ->> 'module'";
+
+/// Whether these ($1 claims, each once; $2 whose) may see these ($3 modules, $4 access columns).
+const JUDGE: &str = "
+    with people as materialized (
+      select p.place, crm_relay.known(p.claims) as principal
+        from unnest($1::text[]) with ordinality as p (claims, place))
+    select crm_relay.sees(p.principal, w.module, w.access::json)
+      from unnest($2::bigint[], $3::text[], $4::text[]) with ordinality as w (person, module, access, place)
+      join people p on p.place = w.person
+     order by w.place";
+
+/// Whether these ($1 claims; $2 whose) may be in these rooms ($3).
+const GRANTS: &str = "
+    with people as materialized (
+      select p.place, crm_relay.known(p.claims) as principal
+        from unnest($1::text[]) with ordinality as p (claims, place))
+    select crm_relay.may_subscribe(p.principal, w.room, $4)
+      from unnest($2::bigint[], $3::text[]) with ordinality as w (person, room, place)
+      join people p on p.place = w.person
+     order by w.place";
+
+impl Journal {
+    /// The scope rooms of records by module and access columns; None where the policy raises.
+    pub async fn places(
+        &self,
+        standings: &[(&str, &str)],
+    ) -> Result<Vec<Option<Vec<String>>>, JournalError> {
+        let (modules, access): (Vec<&str>, Vec<&str>) = standings.iter().copied().unzip();
+        let rows = (self.session.client)
+            .query(PLACES, &[&modules, &access])
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The records whose access depends on these (module and id), each with the place of the one that
+    /// it depends on.
+    pub async fn heirs(
+        &self,
+        records: &[(&str, &str)],
+    ) -> Result<Vec<(usize, Heir)>, JournalError> {
+        let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
+        let rows = (self.session.client)
+            .query(HEIRS, &[&modules, &ids])
+            .await?;
+        let heirs = rows.iter().map(|row| {
+            let (module, id): (String, String) = (row.get(1), row.get(2));
+            let rooms: Option<Vec<String>> = row.get(3);
+            let rooms = rooms.unwrap_or_default();
+            let heir = Heir {
+                rooms: (rooms.iter())
+                    .flat_map(|room| [room.clone(), format!("{room}/{module}")])
+                    .collect(),
+                room: format!("{module}:{id}"),
+            };
+            (row.get::<_, i64>(0) as usize, heir)
+        });
+        Ok(heirs.collect())
+    }
+
+    /// The answers to these questions, in their order; where the policy raises, no.
+    pub async fn judge(&self, questions: &[Question<'_>]) -> Result<Vec<bool>, JournalError> {
+        let (people, whose) = each_once(questions.iter().map(|question| question.claims));
+        let modules: Vec<&str> = questions.iter().map(|question| question.module).collect();
+        let access: Vec<&str> = questions.iter().map(|question| question.access).collect();
+        let rows = (self.session.client)
+            .query(JUDGE, &[&people, &whose, &modules, &access])
+            .await?;
+        let answers = rows.iter().map(|row| row.get::<_, Option<bool>>(0));
+        Ok(answers.map(|answer| answer.unwrap_or(false)).collect())
+    }
+
+    /// Whether these (claims and room) may subscribe, and the cursor of the moment at which it was so.
+    /// With `replays` also to the room of a record that is gone and that they were allowed to see.
+    pub async fn grants(
+        &self,
+        wanted: &[(&str, &str)],
+        replays: bool,
+    ) -> Result<(Vec<bool>, Cursor), JournalError> {
+        let (people, whose) = each_once(wanted.iter().map(|(claims, _)| *claims));
+        let rooms: Vec<&str> = wanted.iter().map(|(_, room)| *room).collect();
+        let client = &self.session.client;
+        let (snapshot, _) = self.begin().await?;
+        let rows = client
+            .query(GRANTS, &[&people, &whose, &rooms, &replays])
+            .await?;
+        let (highest, witness) = self.newest().await?;
+        let epoch = self.epoch().await?;
+        client.batch_execute("commit").await?;
+        let answers = rows.iter().map(|row| row.get::<_, Option<bool>>(0));
+        let position = Position {
+            snapshot: snapshot.clipped(highest),
+            witness,
+        };
+        Ok((
+            answers.map(|answer| answer.unwrap_or(false)).collect(),
+            Cursor { epoch, position },
+        ))
+    }
+
+    /// Who was thrown out, and when; see `crm_relay.disconnect()`.
+    pub async fn disconnected(&self) -> Result<Vec<(String, SystemTime)>, JournalError> {
+        let rows = (self.session.client)
+            .query(
+                "select user_id, disconnected_at from crm_relay.disconnected",
+                &[],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}
+
+/// Each text once, and for each of those given its place among them, from 1.
+fn each_once<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<&'a str>, Vec<i64>) {
+    let mut once: Vec<&str> = Vec::new();
+    let mut known = std::collections::HashMap::new();
+    let places = texts.map(|text| {
+        *known.entry(text).or_insert_with(|| {
+            once.push(text);
+            once.len() as i64
+        })
+    });
+    let places = places.collect();
+    (once, places)
+}

@@ -1,0 +1,410 @@
+//! Who may see what is told: what the policy said is remembered here, and what it was not asked yet is
+//! asked before anything is told.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Asked, Bearer, Command, Inquiry, Member, Rooms, Verdicts, abandon};
+use crate::event::{Changed, Event};
+use crate::frame;
+use crate::outbox::Close;
+use crate::policy::{Credential, Question, REMEMBERED};
+use crate::registry::{is_scope, within};
+use crate::replay::Eyes;
+
+/// Most answers that are remembered.
+const MOST_VERDICTS: usize = 1_000_000;
+
+/// How long after an access that may have changed for many everybody is asked about again.
+const REVIEW_SOON: Duration = Duration::from_secs(10);
+
+/// Most rooms that are reviewed by one question.
+const ROOMS_A_REVIEW: usize = 500;
+
+/// The ways to the policy, one for what must be told now and one for the rest.
+#[derive(Debug, Clone)]
+pub struct Judges {
+    /// Takes [`Asked::Judge`]; one question is out at a time.
+    pub now: mpsc::Sender<Asked>,
+    /// Takes [`Asked::Review`]; the same.
+    pub later: mpsc::Sender<Asked>,
+}
+
+/// What is known of who may see what.
+#[derive(Default)]
+pub(super) struct Access {
+    /// Where questions go; None where everybody may see everything.
+    judges: Option<Judges>,
+    /// By credential and standing.
+    verdicts: HashMap<(u64, u64), bool>,
+    /// Grows whenever answers are forgotten.
+    era: u64,
+    /// Whether an answer is awaited.
+    asking: bool,
+    /// Reviews that are yet to be asked for.
+    reviews: VecDeque<Asked>,
+    reviewing: bool,
+    /// When everybody is to be reviewed.
+    pub review_at: Option<Instant>,
+}
+
+/// One member, as a replay needs them.
+pub(super) struct Looking<'a> {
+    pub access: &'a Access,
+    pub who: Option<&'a Arc<Credential>>,
+}
+
+impl Eyes for Looking<'_> {
+    fn see(&self, changed: &Changed) -> (bool, bool) {
+        self.access.sees(self.who, changed)
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.who.map(|who| who.user.as_str())
+    }
+}
+
+impl Access {
+    /// Asks these from now on.
+    pub fn begin(&mut self, judges: Judges) {
+        self.judges = Some(judges);
+        self.review_at = Some(Instant::now() + REMEMBERED);
+    }
+
+    /// Whether everybody may see everything.
+    pub fn is_open(&self) -> bool {
+        self.judges.is_none()
+    }
+
+    /// Whether somebody may see a record as it was before and as it is after a change. Where it was
+    /// not there before, or is not there after, the other answer counts for both.
+    pub fn sees(&self, who: Option<&Arc<Credential>>, changed: &Changed) -> (bool, bool) {
+        let Some(who) = who else {
+            // nobody in particular: only where nobody is asked
+            return (self.is_open(), self.is_open());
+        };
+        let verdict = |number: u64| self.verdicts.get(&(who.number, number)).copied();
+        let (before, after) = changed.standings();
+        // what nobody has judged is not seen
+        let before = before.map(|standing| verdict(standing.number).unwrap_or(false));
+        let after = after.map(|standing| verdict(standing.number).unwrap_or(false));
+        (
+            before.or(after).unwrap_or(false),
+            after.or(before).unwrap_or(false),
+        )
+    }
+
+    /// Adds what must be asked before this one can be told of this change.
+    pub fn doubt(
+        &self,
+        who: &Arc<Credential>,
+        changed: &Changed,
+        doubts: &mut HashMap<(u64, u64), Question>,
+    ) {
+        let (before, after) = changed.standings();
+        for standing in before.into_iter().chain(after) {
+            let key = (who.number, standing.number);
+            if !self.verdicts.contains_key(&key) {
+                doubts.entry(key).or_insert_with(|| Question {
+                    who: who.clone(),
+                    standing: standing.clone(),
+                });
+            }
+        }
+    }
+
+    /// These questions, as they are to be asked now.
+    pub fn inquiry(&self, doubts: HashMap<(u64, u64), Question>) -> Inquiry {
+        Inquiry {
+            questions: doubts.into_values().collect(),
+            era: self.era,
+        }
+    }
+
+    /// Asks, unless an answer is awaited already.
+    pub fn ask(&mut self, doubts: HashMap<(u64, u64), Question>) {
+        if self.asking || doubts.is_empty() {
+            return;
+        }
+        let inquiry = self.inquiry(doubts);
+        if let Some(judges) = &self.judges {
+            self.asking = judges.now.try_send(Asked::Judge(inquiry)).is_ok();
+        }
+    }
+
+    /// Takes in the answers that were awaited.
+    pub fn judged(&mut self, verdicts: Verdicts) {
+        self.asking = false;
+        self.know(verdicts);
+    }
+
+    /// Takes in answers.
+    pub fn know(&mut self, verdicts: Verdicts) {
+        if verdicts.era != self.era {
+            return; // they may be about what is no longer so
+        }
+        if self.verdicts.len() + verdicts.answers.len() > MOST_VERDICTS {
+            self.verdicts.clear();
+        }
+        let answers = verdicts.answers.into_iter();
+        self.verdicts.extend(
+            answers.map(|(question, yes)| ((question.who.number, question.standing.number), yes)),
+        );
+    }
+
+    /// Forgets all answers: what they depended on is another now.
+    pub fn forget(&mut self) {
+        self.verdicts.clear();
+        self.era += 1;
+    }
+
+    /// Everybody is to be asked about, soon.
+    pub fn review_soon(&mut self) {
+        let soon = Instant::now() + REVIEW_SOON;
+        if !self.is_open() && self.review_at.is_none_or(|at| at > soon) {
+            self.review_at = Some(soon);
+        }
+    }
+
+    /// Asks about these, when it is their turn; first of all where it must be at once.
+    fn review(&mut self, rooms: Vec<(Arc<Credential>, Arc<str>)>, resync: bool, at_once: bool) {
+        for some in rooms.chunks(ROOMS_A_REVIEW) {
+            let asked = Asked::Review {
+                rooms: some.to_vec(),
+                resync,
+            };
+            if at_once {
+                self.reviews.push_front(asked);
+            } else {
+                self.reviews.push_back(asked);
+            }
+        }
+        self.review_next();
+    }
+
+    /// Sends the next question out, if none is.
+    fn review_next(&mut self) {
+        let Some(judges) = &self.judges else {
+            self.reviews.clear();
+            return;
+        };
+        if !self.reviewing
+            && let Some(asked) = self.reviews.pop_front()
+        {
+            self.reviewing = judges.later.try_send(asked).is_ok();
+        }
+    }
+}
+
+impl Rooms {
+    /// The policy decides who may see what.
+    pub fn judged_by(mut self, judges: Judges) -> Rooms {
+        self.access.begin(judges);
+        self
+    }
+
+    /// Adds what must be asked before these events can be told.
+    pub(super) fn doubts(&self, events: &[Event], doubts: &mut HashMap<(u64, u64), Question>) {
+        if self.access.is_open() {
+            return;
+        }
+        for event in events {
+            let Event::Changed(changed) = event else {
+                continue;
+            };
+            let members = changed.rooms().filter_map(|(room, _)| self.rooms.get(room));
+            let memberships = members.flatten().filter_map(|id| self.members.get(id));
+            for who in memberships.filter_map(|membership| membership.who.as_ref()) {
+                self.access.doubt(who, changed, doubts);
+            }
+        }
+    }
+
+    /// All are asked about again.
+    pub(super) fn review_everybody(&mut self) {
+        self.access.forget();
+        self.access.review_at = Some(Instant::now() + REMEMBERED);
+        if self.access.reviews.is_empty() {
+            let all = self.held_by(|_, _| true);
+            self.access.review(all, false, false);
+        }
+    }
+
+    /// Whether a token is of before its user was thrown out; one that does not say when it was issued
+    /// may be.
+    pub(super) fn is_refused(&self, bearer: Option<&Bearer>) -> bool {
+        bearer.is_some_and(|bearer| {
+            let thrown_out = self.disconnected.get(&bearer.who.user);
+            thrown_out.is_some_and(|at| bearer.issued_at.is_none_or(|issued| issued <= *at))
+        })
+    }
+
+    /// A connection has another token: its rooms are asked about again, at once, where that says
+    /// something else.
+    pub(super) fn renew(&mut self, member: Member, bearer: Bearer, accepted: &Bytes) {
+        let is_refused = self.is_refused(Some(&bearer));
+        let Some(membership) = self.members.get_mut(&member) else {
+            return;
+        };
+        if is_refused {
+            return membership.outbox.close(Close::DISCONNECTED);
+        }
+        membership.outbox.push(accepted.clone());
+        let known = membership.who.replace(bearer.who.clone());
+        if known.is_some_and(|known| known.number == bearer.who.number) {
+            return;
+        }
+        let rooms = membership.rooms.iter();
+        let rooms = rooms.map(|room| (bearer.who.clone(), room.clone()));
+        let rooms = rooms.collect();
+        self.access.review(rooms, false, true);
+    }
+
+    /// Whose rooms those are that this is so of, each once.
+    fn held_by(
+        &self,
+        which: impl Fn(&Credential, &str) -> bool,
+    ) -> Vec<(Arc<Credential>, Arc<str>)> {
+        let mut known = HashSet::new();
+        let mut held = Vec::new();
+        for membership in self.members.values() {
+            let Some(who) = &membership.who else {
+                continue;
+            };
+            for room in &membership.rooms {
+                if which(who, room) && known.insert((who.number, room)) {
+                    held.push((who.clone(), room.clone()));
+                }
+            }
+        }
+        held
+    }
+
+    /// What this transaction changes of who may see what: before any of it is told.
+    pub(super) fn begin_upheaval(&mut self, events: &[Event]) {
+        let is_upheaval = |event: &Event| match event {
+            Event::Changed(changed) => !changed.heirs().is_empty(),
+            Event::UserChanged { .. } => true,
+            Event::Truncated { .. } | Event::Disconnected { .. } => false,
+        };
+        if !self.access.is_open() && events.iter().any(is_upheaval) {
+            self.access.forget();
+        }
+    }
+
+    /// Asks again about those whose access it may have changed, and has them fetch anew what may have
+    /// changed with it; who was thrown out goes.
+    pub(super) fn end_upheaval(&mut self, events: &[Event]) {
+        if self.access.is_open() {
+            return;
+        }
+        for event in events {
+            match event {
+                Event::Changed(changed) => {
+                    let heirs = changed.heirs();
+                    if heirs.is_empty() {
+                        continue;
+                    }
+                    let orphans: HashSet<&str> =
+                        heirs.iter().map(|heir| heir.room.as_str()).collect();
+                    let concerned = self.held_by(|_, room| orphans.contains(room));
+                    self.access.review(concerned, false, true);
+                    let scopes: HashSet<&str> = heirs
+                        .iter()
+                        .flat_map(|heir| heir.rooms.iter().map(String::as_str))
+                        .collect();
+                    let scopes = scopes.iter().filter_map(|room| self.known_room(room));
+                    self.resync(&scopes.collect::<Vec<_>>(), "access_changed");
+                }
+                Event::UserChanged { user, rooms, .. } => {
+                    let is_own =
+                        |who: &Credential| user.as_ref().is_none_or(|user| *user == who.user);
+                    let own = self.held_by(|who, _| is_own(who));
+                    self.access.review(own, true, true);
+                    self.access.review_soon();
+                    let scopes = self.rooms.keys().filter(|room| {
+                        is_scope(room) && rooms.iter().any(|moved| within(room, moved))
+                    });
+                    self.resync(&scopes.cloned().collect::<Vec<_>>(), "access_changed");
+                }
+                Event::Disconnected { user, at, .. } => {
+                    self.disconnected.insert(user.clone(), *at);
+                    let theirs = self.members.values().filter(|membership| {
+                        let who = membership.who.as_ref();
+                        who.is_some_and(|who| who.user == *user)
+                    });
+                    for membership in theirs {
+                        membership.outbox.close(Close::DISCONNECTED);
+                    }
+                }
+                Event::Truncated { .. } => {}
+            }
+        }
+    }
+
+    /// Takes rooms away from those who may no longer be in them; the others fetch anew where it is
+    /// asked for.
+    pub(super) fn reviewed(&mut self, rooms: Vec<(Arc<Credential>, Arc<str>, bool)>, resync: bool) {
+        self.access.reviewing = false;
+        let mut lost: HashSet<(Member, Arc<str>)> = HashSet::new();
+        let mut told: HashMap<Member, Vec<serde_json::Value>> = HashMap::new();
+        for (who, room, granted) in rooms {
+            for &member in self.rooms.get(&room).into_iter().flatten() {
+                let membership = self.members.get(&member);
+                let is_they = membership
+                    .and_then(|membership| membership.who.as_ref())
+                    .is_some_and(|known| known.number == who.number);
+                if !is_they {
+                    continue;
+                }
+                if !granted {
+                    lost.insert((member, room.clone()));
+                } else if resync && is_scope(&room) {
+                    let one = json!({"room": &*room, "reason": "access_changed"});
+                    told.entry(member).or_default().push(one);
+                }
+            }
+        }
+        self.revoke(lost);
+        for (member, rooms) in told {
+            self.tell(member, &json!({"type": "resync", "rooms": rooms}));
+        }
+        self.access.review_next();
+    }
+
+    /// Takes rooms away from members, and tells them.
+    pub(super) fn revoke(&mut self, lost: HashSet<(Member, Arc<str>)>) {
+        let mut by_member: HashMap<Member, Vec<Arc<str>>> = HashMap::new();
+        for (member, room) in lost {
+            by_member.entry(member).or_default().push(room);
+        }
+        for (member, mut rooms) in by_member {
+            let Some(membership) = self.members.get_mut(&member) else {
+                continue;
+            };
+            rooms.sort_unstable();
+            for room in &rooms {
+                membership.rooms.remove(room);
+                abandon(&mut self.rooms, room.clone(), member);
+                if let Some(members) = self.fresh.get_mut(room) {
+                    members.remove(&member);
+                }
+            }
+            tracing::info!(connection = %membership.session, rooms = rooms.len(), "revoked");
+            let names: Vec<&str> = rooms.iter().map(|room| &**room).collect();
+            let text = json!({"type": "revoked", "rooms": names, "reason": "access_lost"});
+            membership
+                .outbox
+                .push(frame::text(text.to_string().as_bytes()));
+        }
+    }
+}
+
+/// News that wait until the policy has answered.
+pub(super) type Pending = VecDeque<Command>;

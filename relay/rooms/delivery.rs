@@ -1,0 +1,257 @@
+//! What happened is told: each event to the members of its rooms, as far as they may see it.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{Member, Rooms};
+use crate::event::{self, Changed, Event, Seen, View};
+use crate::frame;
+use crate::registry::holds;
+
+/// Of one transaction, what is put together until its end.
+#[derive(Default)]
+struct Told {
+    /// Scope rooms that are to fetch anew instead of getting its events one by one.
+    flooded: HashSet<Arc<str>>,
+    /// Whether there are several events.
+    several: bool,
+    /// The frames of those who want transactions whole.
+    whole: HashMap<Member, Vec<Bytes>>,
+    /// Who may no longer be in the room of which record.
+    lost: HashSet<(Member, Arc<str>)>,
+}
+
+impl Rooms {
+    pub(super) fn publish(&mut self, events: Vec<Event>) {
+        let mut told = Told {
+            flooded: self.count_flood(&events),
+            several: events.len() > 1,
+            ..Told::default()
+        };
+        for event in &events {
+            if let Event::Changed(changed) = event {
+                let receivers = self.deliver(changed, &mut told);
+                self.traffic.event(changed, receivers);
+                self.no_longer_fresh(changed);
+            }
+        }
+        self.deliver_whole(&events, told.whole);
+        self.revoke(told.lost);
+        // last: who fetches anew sees the end of the transaction
+        for event in &events {
+            if let Event::Truncated { module, txid, .. } = event {
+                let rooms: Vec<Arc<str>> = self
+                    .rooms
+                    .keys()
+                    .filter(|room| holds(room, module))
+                    .cloned()
+                    .collect();
+                let receivers = self.resync(&rooms, "truncated");
+                tracing::info!(target: "crm_relay::event", kind = "truncated", %module, txid, receivers, "event");
+            }
+        }
+        self.resync(
+            &told.flooded.into_iter().collect::<Vec<_>>(),
+            "too_many_changes",
+        );
+        self.end_upheaval(&events);
+        self.recent.push(events);
+    }
+
+    /// Forgets snapshots that this change came after: so do all that come now.
+    fn no_longer_fresh(&mut self, changed: &Changed) {
+        if let Some(members) = self.fresh.get_mut(changed.record_room.as_str()) {
+            members.retain(|_, seq| changed.part().is_some() || *seq >= changed.seq);
+            if members.is_empty() {
+                self.fresh.remove(changed.record_room.as_str());
+            }
+        }
+    }
+
+    /// The scope rooms that are to fetch anew instead of getting these events one by one.
+    fn count_flood(&mut self, events: &[Event]) -> HashSet<Arc<str>> {
+        let Some(txid) = events.first().map(Event::txid) else {
+            return HashSet::new();
+        };
+        // a transaction that is no larger can flood nobody, except as the next piece of a larger one
+        if self.flood.0 != txid {
+            self.flood = (txid, HashMap::new());
+        }
+        if self.flood.1.is_empty() && events.len() <= self.bounds.flood_changes {
+            return HashSet::new();
+        }
+        for event in events {
+            let Event::Changed(changed) = event else {
+                continue;
+            };
+            for (room, _) in changed.rooms().skip(1) {
+                if self.rooms.contains_key(room) {
+                    *self.flood.1.entry(room.to_owned()).or_default() += 1;
+                }
+            }
+        }
+        let flooded = self.flood.1.iter();
+        flooded
+            .filter(|(_, changes)| **changes > self.bounds.flood_changes)
+            .filter_map(|(room, _)| self.known_room(room))
+            .collect()
+    }
+
+    /// The name of a room that has members.
+    pub(super) fn known_room(&self, room: &str) -> Option<Arc<str>> {
+        Some(self.rooms.get_key_value(room)?.0.clone())
+    }
+
+    /// Gives one event to all members of its rooms, each once. Returns their number.
+    fn deliver(&self, changed: &Changed, told: &mut Told) -> usize {
+        let present: Vec<(&Arc<str>, &HashSet<Member>, Seen)> = changed
+            .rooms()
+            .filter(|(room, _)| told.flooded.is_empty() || !told.flooded.contains(*room))
+            .filter_map(|(room, seen)| {
+                let (room, members) = self.rooms.get_key_value(room)?;
+                Some((room, members, seen))
+            })
+            .collect();
+        let is_scope = |room: &str| *room != changed.record_room;
+        // one room is by far the most frequent: nobody can be in it twice
+        let mut views: HashMap<View, Vec<Member>> = HashMap::new();
+        let mut rooms: HashMap<View, Vec<&str>> = HashMap::new();
+        if let [(room, members, seen)] = present[..] {
+            for &member in members {
+                if let Some(seen) = self.sees(member, changed, room, seen, told) {
+                    views.entry(seen.view()).or_default().push(member);
+                }
+            }
+            for view in views.keys().filter(|_| is_scope(room)) {
+                rooms.insert(*view, vec![room]);
+            }
+        } else {
+            let mut seen_by: HashMap<Member, Seen> = HashMap::new();
+            for &(room, members, seen) in &present {
+                for &member in members {
+                    if let Some(seen) = self.sees(member, changed, room, seen, told) {
+                        seen_by.entry(member).or_default().add(seen);
+                    }
+                }
+            }
+            for &(room, members, _) in present.iter().filter(|(room, ..)| is_scope(room)) {
+                for seen in members.iter().filter_map(|member| seen_by.get(member)) {
+                    let listed = rooms.entry(seen.view()).or_default();
+                    if listed.last() != Some(&&**room) {
+                        listed.push(room);
+                    }
+                }
+            }
+            for (member, seen) in seen_by {
+                views.entry(seen.view()).or_default().push(member);
+            }
+        }
+        let mut receivers = 0;
+        for (view, members) in views {
+            receivers += members.len();
+            let scopes = rooms.get(&view).map_or(&[][..], Vec::as_slice);
+            self.give(changed, &changed.frame(view, scopes), &members, told);
+        }
+        receivers
+    }
+
+    /// What a member of a room may get of a change; who lost the record's own room is noted.
+    fn sees(
+        &self,
+        member: Member,
+        changed: &Changed,
+        room: &Arc<str>,
+        in_room: Seen,
+        told: &mut Told,
+    ) -> Option<Seen> {
+        if self.access.is_open() {
+            return Some(in_room);
+        }
+        let membership = self.members.get(&member)?;
+        let (before, after) = self.access.sees(membership.who.as_ref(), changed);
+        if **room == *changed.record_room {
+            if !after {
+                told.lost.insert((member, room.clone()));
+                return None;
+            }
+            if !told.lost.is_empty() {
+                told.lost.remove(&(member, room.clone()));
+            }
+        }
+        in_room.by(before, after)
+    }
+
+    /// Puts a frame into outboxes, except of those whose snapshot has it already.
+    fn give(&self, changed: &Changed, frame: &Bytes, members: &[Member], told: &mut Told) {
+        let fresh = self.fresh.get(changed.record_room.as_str());
+        let has_it = |member: &Member| {
+            let seq = fresh.and_then(|members| members.get(member));
+            changed.part().is_none() && seq.is_some_and(|&seq| changed.seq <= seq)
+        };
+        for member in members.iter().filter(|member| !has_it(member)) {
+            match self.members.get(member) {
+                Some(membership) if told.several && membership.transactions => {
+                    let frames = told.whole.entry(*member).or_default();
+                    frames.push(frame.clone());
+                }
+                Some(membership) => {
+                    membership.outbox.push(frame.clone());
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn deliver_whole(&self, events: &[Event], whole: HashMap<Member, Vec<Bytes>>) {
+        let Some((txid, cursor)) = events.iter().find_map(|event| match event {
+            Event::Changed(changed) => Some((changed.txid, changed.cursor())),
+            _ => None,
+        }) else {
+            return;
+        };
+        // many members have the same events: those share one frame, too
+        let mut encoded: HashMap<Vec<*const u8>, Bytes> = HashMap::new();
+        for (member, frames) in whole {
+            let Some(membership) = self.members.get(&member) else {
+                continue;
+            };
+            if let [one] = &frames[..] {
+                membership.outbox.push(one.clone());
+                continue;
+            }
+            let which = frames.iter().map(|frame| frame.as_ptr()).collect();
+            let frame = match encoded.entry(which) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(new) => new
+                    .insert(event::transaction_frame(txid, cursor, &frames))
+                    .clone(),
+            };
+            membership.outbox.push(frame);
+        }
+    }
+
+    /// Tells the members of these rooms that they missed something; returns their number.
+    pub(super) fn resync(&self, rooms: &[Arc<str>], reason: &str) -> usize {
+        let mut concerned: HashMap<Member, Vec<Value>> = HashMap::new();
+        for room in rooms {
+            for &member in self.rooms.get(room).into_iter().flatten() {
+                concerned
+                    .entry(member)
+                    .or_default()
+                    .push(json!({"room": &**room, "reason": reason}));
+            }
+        }
+        let receivers = concerned.len();
+        for (member, rooms) in concerned {
+            if let Some(membership) = self.members.get(&member) {
+                let text = json!({"type": "resync", "rooms": rooms}).to_string();
+                membership.outbox.push(frame::text(text.as_bytes()));
+            }
+        }
+        receivers
+    }
+}
