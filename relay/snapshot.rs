@@ -15,7 +15,8 @@ pub const LONGEST_CURSOR: usize = 4096;
 
 /// Which transactions are visible: those below `xmax` that are not in `xip`.
 ///
-/// The text form is that of `pg_snapshot`, `xmin:xmax:xip,xip,…`; see
+/// The text form is that of `pg_snapshot`, `xmin:xmax:xip,xip,…`, or shorter with what each open
+/// transaction is above the one before it, `xmin:xmax:xip+1+7…`; see
 /// <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT-PARTS>.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -84,10 +85,11 @@ impl Snapshot {
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:", self.xmin(), self.xmax)?;
-        for (place, xid) in self.xip.iter().enumerate() {
-            write!(f, "{}{xid}", if place > 0 { "," } else { "" })?;
+        if let Some(first) = self.xip.first() {
+            write!(f, "{first}")?;
         }
-        Ok(())
+        let mut steps = self.xip.windows(2).map(|pair| pair[1] - pair[0]);
+        steps.try_for_each(|step| write!(f, "+{step}"))
     }
 }
 
@@ -100,11 +102,16 @@ impl FromStr for Snapshot {
         let xmin = number(next("xmin")?)?;
         let xmax = number(next("xmax")?)?;
         let open = next("the open transactions")?;
-        let xip = if open.is_empty() {
-            Vec::new()
-        } else {
-            open.split(',').map(number).collect::<Result<Vec<_>, _>>()?
-        };
+        let mut xip = Vec::new();
+        for stretch in open.split(',').filter(|_| !open.is_empty()) {
+            let mut xid = 0;
+            for step in stretch.split('+') {
+                // neither of them above 63 bits
+                xid += number(step)?;
+                number(&xid.to_string())?;
+                xip.push(xid);
+            }
+        }
         let ascending = xip.windows(2).all(|pair| pair[0] < pair[1]);
         let within = xip.last().is_none_or(|&last| last < xmax);
         // a snapshot of Postgres may have an xmin below its first open transaction only when none is open
@@ -255,6 +262,7 @@ mod tests {
             ("5:9:5,7", "9:9:", &[(5, 6), (7, 8)]),
             ("5:9:5,7", "7:12:7,10", &[(5, 6), (9, 10), (11, 12)]),
             ("8:9:8", "12:12:", &[(8, 12)]),
+            ("5:9:5+2", "7:12:7+3", &[(5, 6), (9, 10), (11, 12)]),
             ("5:9:5", "5:9:5", &[]),
             // a transaction that is open and has written a million rows is gone around
             ("5:5:", "6:100:6", &[(5, 6), (7, 100)]),
@@ -279,12 +287,23 @@ mod tests {
         for text in [
             "3f2a91c0.7423:7430:7425.990",
             "3f2a91c0.1:1:.",
-            "00000000.5:9:5,7.1",
+            "00000000.5:9:5+2.1",
         ] {
             let cursor: Cursor = text.parse().unwrap();
-            let again: Cursor = cursor.to_string().parse().unwrap();
-            assert_eq!(cursor, again);
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
+        assert_eq!(snapshot("5:99:5,7,30"), snapshot("5:99:5+2+23"));
+    }
+
+    #[test]
+    fn a_thousand_open_transactions_fit_into_a_cursor() {
+        let xip: Vec<u64> = (0..1000).map(|n| 1_000_000_000_000 + 13 * n).collect();
+        let text = Snapshot {
+            xmax: xip[999] + 1,
+            xip,
+        }
+        .to_string();
+        assert!(text.len() < LONGEST_CURSOR - 64, "{}", text.len());
     }
 
     #[test]
@@ -302,6 +321,10 @@ mod tests {
             "3f2a91c0.5:9:7,6.",
             "3f2a91c0.5:9:9.",
             "3f2a91c0.9:5:.",
+            "3f2a91c0.5:9:5+0.",
+            "3f2a91c0.5:9:5+.",
+            "3f2a91c0.5:9:+5.",
+            "3f2a91c0.5:9:5+9223372036854775807+9223372036854775807.",
             "3f2a91c0.+1:1:.",
             "3f2a91c0.01:1:.",
             "3f2a91c0.1:1:.x",
@@ -338,6 +361,13 @@ mod tests {
             prop_assert!(old.is_within(&new));
             let nothing_new = (0..110).all(|txid| !new.sees(txid) || old.sees(txid));
             prop_assert_eq!(new.is_within(&old), nothing_new && new.xmax <= old.xmax);
+        }
+
+        #[test]
+        fn a_snapshot_is_read_as_it_was_written((old, new) in history()) {
+            for snapshot in [old, new] {
+                prop_assert_eq!(&snapshot.to_string().parse::<Snapshot>(), &Ok(snapshot));
+            }
         }
 
         #[test]

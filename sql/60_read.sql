@@ -18,7 +18,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  parts text[] := regexp_match(cursor, '^([0-9a-f]{8})[.]([0-9]{1,20}):([0-9]{1,20}):([0-9,]*)[.]([0-9]{0,19})$');
+  parts text[] := regexp_match(cursor, '^([0-9a-f]{8})[.]([0-9]{1,20}):([0-9]{1,20}):([0-9,+]*)[.]([0-9]{0,19})$');
   old_xmax xid8;
   old_xip xid8[];
 begin
@@ -31,7 +31,12 @@ begin
       using hint = 'it comes from another database, or this one was restored or failed over';
   end if;
   old_xmax := parts[3]::xid8;
-  old_xip := string_to_array(nullif(parts[4], ''), ',')::xid8[];
+  -- each is written whole, or with what it is above the one before it
+  old_xip := array(
+    select sum(step.value::numeric) over (partition by stretch.place order by step.place)::text::xid8
+      from unnest(string_to_array(nullif(parts[4], ''), ',')) with ordinality as stretch (value, place)
+     cross join unnest(string_to_array(stretch.value, '+')) with ordinality as step (value, place)
+     order by stretch.place, step.place);
   if exists (select from crm_relay.setting s where s.pruned_txid >= least(old_xmax, old_xip[1])) then
     raise exception 'crm_relay: the cursor reaches back before what the journal still holds'
       using hint = 'select retention, pruned_at from crm_relay.setting';

@@ -1,7 +1,7 @@
 -- reading: changes since a cursor, the audit view, pruning
 
 begin;
-select plan(26);
+select plan(27);
 
 -- changes since a cursor
 create function pg_temp.cursor() returns text language sql as $$
@@ -17,6 +17,8 @@ select is_empty($$ select crm_relay.changes_since(crm_relay.epoch() || '.' || pg
   'a later cursor has seen it');
 select isnt_empty($$ select crm_relay.changes_since(crm_relay.epoch() || '.' || pg_current_xact_id() || ':' || pg_current_xact_id()::text::bigint + 5 || ':' || pg_current_xact_id() || '.1') $$,
   'what was open then is told');
+select isnt_empty($$ select crm_relay.changes_since(crm_relay.epoch() || '.' || pg_current_xact_id()::text::bigint - 3 || ':' || pg_current_xact_id()::text::bigint + 5 || ':' || pg_current_xact_id()::text::bigint - 3 || '+1+2.1') $$,
+  'also where it is written by what it is above another');
 select throws_like($$ select crm_relay.changes_since('nonsense') $$, '%is no cursor%', 'what is no cursor is refused');
 select throws_like($$ select crm_relay.changes_since('00000000.1:1:.') $$, '%this database is in epoch%', 'another history''s cursor is refused');
 select throws_like($$ select crm_relay.changes_since(crm_relay.epoch() || '.1:1:' || repeat('1,', 4000) || '1.') $$, '%is no cursor%', 'an endless one, too');
