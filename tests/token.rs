@@ -10,8 +10,11 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed2551
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crm_relay::token::{BadToken, Keys, LONGEST, Secret, Settings, Source};
+use futures::executor::block_on;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -449,6 +452,26 @@ async fn a_key_set_without_a_usable_key_is_refused() {
     );
     assert!(Source::of("ftp://keys.example/jwks").is_err());
     assert!(Source::of("https://keys.example/jwks").is_ok());
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic_and_none_comes_in(text in "\\PC{0,120}") {
+        let keys = block_on(keys());
+        prop_assert!(block_on(keys.verify(&text)).is_err());
+    }
+
+    #[test]
+    fn whatever_is_signed_is_read_or_refused(
+        members in vec(("(id|sub|exp|iat|nbf|aud|\\PC{0,4})", "(\"\\PC{0,9}\"|-?[0-9]{1,20}(e[0-9]{1,3})?|null|\\[\\]|\\{\\}|\\PC{0,9})"), 0..6),
+    ) {
+        let members = members.iter().map(|(name, value)| format!("\"{name}\":{value}"));
+        let payload = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+        if let Ok(claims) = block_on(block_on(keys()).verify(&by_secret(&payload))) {
+            prop_assert!(!claims.user.is_empty());
+            prop_assert!(claims.expires_at > SystemTime::now());
+        }
+    }
 }
 
 /// A server of key sets; an answer that is null is a 503. Tells how often it was asked.
