@@ -1,12 +1,12 @@
 //! Questions to the journal and the policy: a few sessions for all who ask, so that a thousand clients
 //! that come at once do not become a thousand queries at once.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::journal::{Journal, JournalError};
 use crate::postgres::{ConnectError, Database};
@@ -14,12 +14,17 @@ use crate::postgres::{ConnectError, Database};
 /// How long an answer may take, the wait for its turn included.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// So long an idle session is taken to be alive; then it is tried first, and must answer in time.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+const ALIVE_WITHIN: Duration = Duration::from_secs(1);
+
 /// A few sessions, opened when somebody asks.
 pub struct Inquiries {
     database: Database,
     purpose: &'static str,
     places: Semaphore,
-    idle: Mutex<Vec<Journal>>,
+    /// With when they were used last.
+    idle: Mutex<Vec<(Journal, Instant)>>,
 }
 
 /// Why there is no answer.
@@ -34,6 +39,21 @@ pub enum NotTold {
     /// Or not in time.
     #[error("no answer within {} s", ANSWER_WITHIN.as_secs())]
     Late,
+}
+
+impl NotTold {
+    /// Whether to ask again may help: Postgres is away, on its way, or was too busy.
+    pub fn will_pass(&self) -> bool {
+        match self {
+            NotTold::Connect(_) | NotTold::Late => true,
+            NotTold::Journal(JournalError::Postgres(error)) => error
+                .code()
+                // https://www.postgresql.org/docs/current/errcodes-appendix.html: connections,
+                // conflicts, resources, an operator's will
+                .is_none_or(|code| matches!(&code.code()[..2], "08" | "40" | "53" | "55" | "57")),
+            NotTold::Journal(_) => false,
+        }
+    }
 }
 
 impl Inquiries {
@@ -61,10 +81,7 @@ impl Inquiries {
             let journal = self.journal().await?;
             // a session that failed is not used again
             let told = look(&journal).await?;
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(journal);
+            self.idle().push((journal, Instant::now()));
             Ok(told)
         };
         timeout(ANSWER_WITHIN, answer)
@@ -72,20 +89,25 @@ impl Inquiries {
             .unwrap_or(Err(NotTold::Late))
     }
 
+    fn idle(&self) -> MutexGuard<'_, Vec<(Journal, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn journal(&self) -> Result<Journal, NotTold> {
         loop {
-            let idle = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
-            match idle {
-                Some(journal) if journal.is_closed() => {}
-                Some(journal) => return Ok(journal),
-                None => {
-                    let session = self.database.session(self.purpose).await?;
-                    return Ok(Journal::open(session).await?);
-                }
+            let idle = self.idle().pop();
+            let Some((journal, since)) = idle else {
+                let session = self.database.session(self.purpose).await?;
+                let journal = Journal::open(session).await?;
+                // what nobody awaits any more is not looked for on the server either
+                journal.limit(ANSWER_WITHIN).await?;
+                return Ok(journal);
+            };
+            // one that rested may have ended meanwhile, or its wire
+            if since.elapsed() < TRUSTED_FOR
+                || matches!(timeout(ALIVE_WITHIN, journal.rings()).await, Ok(Ok(_)))
+            {
+                return Ok(journal);
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use thiserror::Error;
@@ -140,6 +140,12 @@ impl Journal {
         client.batch_execute(READ_SETTINGS).await?;
         let read = client.prepare(READ).await?;
         Ok(Journal { session, read })
+    }
+
+    /// Statements of this session end with an error when they take longer.
+    pub async fn limit(&self, longest: Duration) -> Result<(), JournalError> {
+        let limit = format!("set statement_timeout = {}", longest.as_millis());
+        Ok(self.session.client.batch_execute(&limit).await?)
     }
 
     /// What tells this history from every other; see `crm_relay.epoch()`.
@@ -288,11 +294,6 @@ impl Journal {
         let pruned = "select pruned_txid::text::bigint from crm_relay.setting";
         let row = client.query_one(pruned, &[]).await?;
         Ok((row.get::<_, i64>(0) as u64, None))
-    }
-
-    /// Whether the session is of no use any more.
-    pub fn is_closed(&self) -> bool {
-        self.session.client.is_closed()
     }
 
     /// Begins a transaction (a read that fails gives up the session) and tells its snapshot and the

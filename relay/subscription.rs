@@ -87,6 +87,10 @@ pub async fn subscribe(
             },
             (From::Records, None) => match shared.history.records_now(&rooms).await {
                 Ok((records, at)) => Beginning::Records { records, at },
+                Err(error) if error.will_pass() => {
+                    wait(&error, &mut backoff).await;
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "could not read records for a client: it fetches them itself");
                     Beginning::Anew("too_many_changes")
@@ -132,17 +136,24 @@ pub async fn subscribe(
                     shared.rooms.send(Command::Known(verdicts)).await.ok()?;
                 }
             }
+            _ if looks == MOST_LOOKS => anew = Some("too_many_changes"),
             unanswered => {
                 looks += 1;
-                let told = match (&wanted.from, unanswered) {
-                    _ if looks > MOST_LOOKS => Ok(Told::Resync("too_many_changes")),
-                    (From::Since(since), Reply::IsItGood) => shared.history.vouch(since).await,
-                    (From::Since(since), _) => shared.history.missed(since, &rooms).await,
-                    _ => continue,
+                let From::Since(since) = &wanted.from else {
+                    continue;
+                };
+                let told = match unanswered {
+                    Reply::IsItGood => shared.history.vouch(since).await,
+                    _ => shared.history.missed(since, &rooms).await,
                 };
                 match told {
                     Ok(Told::Missed(missed)) => journal = Some(missed),
                     Ok(Told::Resync(why)) => anew = Some(why),
+                    // the same question again
+                    Err(error) if error.will_pass() => {
+                        looks -= 1;
+                        wait(&error, &mut backoff).await;
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "could not look up what a client missed: it fetches anew");
                         anew = Some("cursor_too_old");
@@ -191,7 +202,7 @@ async fn judge(policy: &Policy, asked: &Inquiry) -> Verdicts {
 }
 
 async fn wait(error: &crate::inquiries::NotTold, backoff: &mut Duration) {
-    tracing::warn!(%error, "could not ask the policy: a subscription waits");
+    tracing::warn!(%error, "Postgres does not answer: a subscription waits");
     sleep(*backoff).await;
     *backoff = (*backoff * 2).min(LONGEST_BACKOFF);
 }
