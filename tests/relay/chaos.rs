@@ -3,7 +3,7 @@
 //!
 //! `tests/chaos.sh [--minutes N] [--seed N]` runs it; the seed is printed, so that a run can be repeated.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -59,7 +59,8 @@ struct World {
     watching: AtomicBool,
     deliveries: AtomicU64,
     returns: AtomicU64,
-    resyncs: AtomicU64,
+    /// By reason.
+    resyncs: Mutex<BTreeMap<String, u64>>,
     lost: AtomicU64,
     disorder: AtomicU64,
     complaints: Mutex<Vec<String>>,
@@ -132,6 +133,8 @@ struct Watcher {
     rooms: Vec<String>,
     cursor: Option<String>,
     known: HashMap<(String, String), Known>,
+    /// The last marker that it saw.
+    marked: u64,
     addresses: [String; 2],
     random: Random,
     number: u64,
@@ -192,9 +195,10 @@ impl Watcher {
             if first || told.is_some_and(|told| !told.is_empty()) {
                 let reason = |told: &Value| told["reason"] == "epoch_changed";
                 let forget = told.is_some_and(|told| told.iter().any(reason));
-                self.world
-                    .resyncs
-                    .fetch_add(u64::from(!first), Ordering::Relaxed);
+                for told in told.into_iter().flatten() {
+                    let mut resyncs = self.world.resyncs.lock().unwrap();
+                    *resyncs.entry(told["reason"].to_string()).or_default() += 1;
+                }
                 if !self.fetch(forget).await {
                     return;
                 }
@@ -233,6 +237,14 @@ impl Watcher {
                 known.seq = known.seq.max(row.get::<_, i64>(2) as u64);
                 known.value = row.get(1);
             }
+        }
+        let sql = format!("select first_name from leads where id = '{}'", record(3, 0));
+        let Ok(row) = client.query_one(&sql, &[]).await else {
+            self.cursor = None;
+            return false;
+        };
+        if let Some(marker) = row.get::<_, Option<String>>(0) {
+            self.mark(marker.parse().unwrap());
         }
         true
     }
@@ -276,7 +288,11 @@ impl Watcher {
     }
 
     /// Sees a marker, and all before it.
-    fn mark(&self, marker: u64) {
+    fn mark(&mut self, marker: u64) {
+        if marker <= self.marked {
+            return;
+        }
+        self.marked = marker;
         let mut markers = self.world.markers.lock().unwrap();
         let done = |(written, left): &mut (Instant, u64)| {
             *left = left.saturating_sub(1);
@@ -359,7 +375,7 @@ async fn in_chaos_nothing_is_lost_doubled_or_out_of_order() {
         watching: AtomicBool::new(true),
         deliveries: AtomicU64::new(0),
         returns: AtomicU64::new(0),
-        resyncs: AtomicU64::new(0),
+        resyncs: Mutex::default(),
         lost: AtomicU64::new(0),
         disorder: AtomicU64::new(0),
         complaints: Mutex::default(),
@@ -388,6 +404,7 @@ async fn in_chaos_nothing_is_lost_doubled_or_out_of_order() {
                     rooms,
                     cursor: None,
                     known: HashMap::new(),
+                    marked: 0,
                     addresses: fronts.each_ref().map(Proxy::address),
                     random: Random::new(seed + 100 + number),
                     number,
@@ -569,11 +586,11 @@ async fn in_chaos_nothing_is_lost_doubled_or_out_of_order() {
     faults.sort();
     println!("faults: {faults:?}");
     println!(
-        "transactions {committed}, changes {}, deliveries {}, returns {}, resyncs {}",
+        "transactions {committed}, changes {}, deliveries {}, returns {}, rooms fetched anew {:?}",
         changes.len(),
         count(&world.deliveries),
         count(&world.returns),
-        count(&world.resyncs)
+        world.resyncs.lock().unwrap()
     );
     println!(
         "lost {}, out of order {}, wrong at the end {}",
