@@ -9,8 +9,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use ipnet::IpNet;
 
+use crate::connection::Limits;
 use crate::postgres::Database;
+use crate::server::origin::Origin;
+use crate::server::proxy::Trusted;
+use crate::tls;
 use crate::token::{self, Secret, Source};
 
 /// The settings as given; each is a text until all are there. Some are secret, so none is shown.
@@ -25,7 +30,27 @@ pub struct Given {
     /// Address to listen on [default: 127.0.0.1:7420]
     #[arg(long, env = "RELAY_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// Browser origins that may connect, separated by commas [default: same origin only]
+    /// Certificate chain of the listener, PEM; with it the relay speaks TLS
+    #[arg(long, env = "RELAY_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Key of that certificate, PEM
+    #[arg(long, env = "RELAY_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// Networks of proxies whose X-Forwarded-For is believed, separated by commas [default: none]
+    #[arg(long, env = "RELAY_TRUSTED_PROXIES", value_name = "NETWORKS")]
+    pub trusted_proxies: Option<String>,
+    /// Address for operators: readiness with details [default: none]
+    #[arg(long, env = "RELAY_ADMIN_LISTEN", value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+    /// Token for operators, at least 16 bytes, as Authorization: Bearer [default: none]
+    #[arg(
+        long,
+        env = "RELAY_ADMIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub admin_token: Option<String>,
+    /// Origins of pages that may connect, such as https://*.crm.example, separated by commas [default: same origin only]
     #[arg(long, env = "RELAY_ALLOWED_ORIGINS", value_name = "ORIGINS")]
     pub allowed_origins: Option<String>,
     /// Secret of tokens signed by HS256, HS384 or HS512, at least 32 bytes
@@ -78,6 +103,21 @@ pub struct Given {
     /// Most connections at once [default: 20000]
     #[arg(long, env = "RELAY_MAX_CONNECTIONS", value_name = "COUNT")]
     pub max_connections: Option<String>,
+    /// Most connections of one address at once [default: 2000]
+    #[arg(long, env = "RELAY_MAX_CONNECTIONS_PER_ADDRESS", value_name = "COUNT")]
+    pub max_connections_per_address: Option<String>,
+    /// Most connections of one user at once [default: 200]
+    #[arg(long, env = "RELAY_MAX_CONNECTIONS_PER_USER", value_name = "COUNT")]
+    pub max_connections_per_user: Option<String>,
+    /// Most rooms of one connection [default: 1000]
+    #[arg(long, env = "RELAY_MAX_ROOMS", value_name = "COUNT")]
+    pub max_rooms: Option<String>,
+    /// Most frames a second of one connection, ten seconds' worth at once [default: 100]
+    #[arg(long, env = "RELAY_MAX_FRAMES", value_name = "COUNT")]
+    pub max_frames: Option<String>,
+    /// Most subscribes a second of one connection, ten seconds' worth at once [default: 20]
+    #[arg(long, env = "RELAY_MAX_SUBSCRIBES", value_name = "COUNT")]
+    pub max_subscribes: Option<String>,
 }
 
 /// How log lines look.
@@ -96,8 +136,16 @@ pub struct Config {
     pub database: Database,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Origins besides the relay's own, such as `https://crm.example`.
-    pub allowed_origins: Vec<String>,
+    /// Origins besides the relay's own.
+    pub allowed_origins: Vec<Origin>,
+    /// Certificate and key; None: plain.
+    pub tls: Option<tls::Files>,
+    /// Proxies that are believed.
+    pub trusted_proxies: Trusted,
+    /// Where operators come.
+    pub admin_listen: Option<SocketAddr>,
+    /// By what they are known elsewhere.
+    pub admin_token: Option<Secret>,
     /// Whose tokens are trusted; None: everybody is served, without.
     pub tokens: Option<token::Settings>,
     /// Filter of the log.
@@ -116,6 +164,27 @@ pub struct Config {
     pub flood_changes: usize,
     /// Bound of the number of connections.
     pub max_connections: usize,
+    /// The same for one address.
+    pub max_connections_per_address: usize,
+    /// The same for one user.
+    pub max_connections_per_user: usize,
+    /// Bound of the number of one connection's rooms.
+    pub max_rooms: usize,
+    /// Bound of the number of its frames in a second.
+    pub max_frames: u32,
+    /// Bound of the number of its subscribes in a second.
+    pub max_subscribes: u32,
+}
+
+impl Config {
+    /// What one connection may do.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            rooms: self.max_rooms,
+            frames: self.max_frames,
+            subscribes: self.max_subscribes,
+        }
+    }
 }
 
 /// Everything that is wrong with the settings.
@@ -176,6 +245,22 @@ impl Given {
             ("recent_bytes", &mut given.recent_bytes),
             ("flood_changes", &mut given.flood_changes),
             ("max_connections", &mut given.max_connections),
+            (
+                "max_connections_per_address",
+                &mut given.max_connections_per_address,
+            ),
+            (
+                "max_connections_per_user",
+                &mut given.max_connections_per_user,
+            ),
+            ("max_rooms", &mut given.max_rooms),
+            ("max_frames", &mut given.max_frames),
+            ("max_subscribes", &mut given.max_subscribes),
+            ("tls_cert", &mut given.tls_cert),
+            ("tls_key", &mut given.tls_key),
+            ("trusted_proxies", &mut given.trusted_proxies),
+            ("admin_listen", &mut given.admin_listen),
+            ("admin_token", &mut given.admin_token),
         ]);
         for (name, value) in table {
             let text = match value {
@@ -238,26 +323,62 @@ impl Given {
         if !no_auth && tokens.is_none() && !bad.iter().any(|bad| bad.starts_with("no_auth")) {
             bad.push("jwt_secret (RELAY_JWT_SECRET): missing, and so is jwks (RELAY_JWKS); one of them must say whose tokens are trusted, or --no-auth serve everybody on a loopback address".to_owned());
         }
-        let allowed_origins: Vec<String> = given
-            .allowed_origins
-            .as_deref()
-            .unwrap_or_default()
-            .split(',')
-            .map(|origin| origin.trim().trim_end_matches('/').to_owned())
-            .filter(|origin| !origin.is_empty())
+        let allowed_origins = listed(&given.allowed_origins)
+            .filter_map(|text| {
+                let origin = Origin::of(text.trim_end_matches('/'));
+                if origin.is_none() {
+                    bad.push(format!(
+                        "allowed_origins (RELAY_ALLOWED_ORIGINS): \"{text}\"; each must be like https://crm.example or https://*.crm.example"
+                    ));
+                }
+                origin
+            })
             .collect();
-        for origin in &allowed_origins {
-            let authority = origin
-                .strip_prefix("https://")
-                .or(origin.strip_prefix("http://"));
-            if authority
-                .is_none_or(|authority| authority.is_empty() || authority.contains(['/', '*', '@']))
-            {
+        let trusted_proxies = listed(&given.trusted_proxies)
+            .filter_map(|text| {
+                let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+                let network = text.parse().or_else(|_| address());
+                if network.is_err() {
+                    bad.push(format!(
+                        "trusted_proxies (RELAY_TRUSTED_PROXIES): \"{text}\"; each must be an address or a network such as 10.0.0.0/8"
+                    ));
+                }
+                network.ok()
+            })
+            .collect();
+        let tls = match (&given.tls_cert, &given.tls_key) {
+            (Some(certificate), Some(key)) => Some(tls::Files {
+                certificate: certificate.into(),
+                key: key.into(),
+            }),
+            (None, None) => None,
+            (Some(_), None) => {
+                bad.push("tls_key (RELAY_TLS_KEY): missing, beside tls_cert (RELAY_TLS_CERT); both must be given, or neither".to_owned());
+                None
+            }
+            (None, Some(_)) => {
+                bad.push("tls_cert (RELAY_TLS_CERT): missing, beside tls_key (RELAY_TLS_KEY); both must be given, or neither".to_owned());
+                None
+            }
+        };
+        let admin_listen = given.admin_listen.is_some().then(|| {
+            parsed(
+                "admin_listen (RELAY_ADMIN_LISTEN)",
+                &given.admin_listen,
+                "127.0.0.1:7421",
+                "an address and a port, such as 127.0.0.1:7421",
+                &mut bad,
+            )
+        });
+        let admin_token = given.admin_token.as_ref().map(|token| {
+            if token.len() < 16 {
                 bad.push(format!(
-                    "allowed_origins (RELAY_ALLOWED_ORIGINS): \"{origin}\"; each must be like https://crm.example"
+                    "admin_token (RELAY_ADMIN_TOKEN): {} bytes; it must be at least 16 that nobody can guess",
+                    token.len()
                 ));
             }
-        }
+            Secret(token.as_bytes().to_vec())
+        });
         let log = given.log.clone().unwrap_or_else(|| "info".to_owned());
         if let Err(error) = log.parse::<tracing_subscriber::EnvFilter>() {
             bad.push(format!(
@@ -321,8 +442,52 @@ impl Given {
             "a number of connections",
             &mut bad,
         );
+        let max_connections_per_address = parsed(
+            "max_connections_per_address (RELAY_MAX_CONNECTIONS_PER_ADDRESS)",
+            &given.max_connections_per_address,
+            "2000",
+            "a number of connections",
+            &mut bad,
+        );
+        let max_connections_per_user = parsed(
+            "max_connections_per_user (RELAY_MAX_CONNECTIONS_PER_USER)",
+            &given.max_connections_per_user,
+            "200",
+            "a number of connections",
+            &mut bad,
+        );
+        let max_rooms = parsed(
+            "max_rooms (RELAY_MAX_ROOMS)",
+            &given.max_rooms,
+            "1000",
+            "a number of rooms",
+            &mut bad,
+        );
+        let max_frames = parsed(
+            "max_frames (RELAY_MAX_FRAMES)",
+            &given.max_frames,
+            "100",
+            "a number of frames",
+            &mut bad,
+        );
+        let max_subscribes = parsed(
+            "max_subscribes (RELAY_MAX_SUBSCRIBES)",
+            &given.max_subscribes,
+            "20",
+            "a number of subscribes",
+            &mut bad,
+        );
         match database {
             Some(database) if bad.is_empty() => Ok(Config {
+                tls,
+                trusted_proxies: Trusted(trusted_proxies),
+                admin_listen,
+                admin_token,
+                max_connections_per_address,
+                max_connections_per_user,
+                max_rooms,
+                max_frames,
+                max_subscribes,
                 database,
                 listen,
                 allowed_origins,
@@ -339,6 +504,12 @@ impl Given {
             _ => Err(BadSettings(bad)),
         }
     }
+}
+
+/// What is written between commas.
+fn listed(text: &Option<String>) -> impl Iterator<Item = &str> {
+    let parts = text.as_deref().unwrap_or_default().split(',');
+    parts.map(str::trim).filter(|part| !part.is_empty())
 }
 
 /// Whose tokens are trusted, if there is anything about it.

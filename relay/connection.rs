@@ -6,14 +6,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,9 +24,12 @@ use crate::history::History;
 use crate::outbox::{Close, Outbox};
 use crate::policy::Credential;
 use crate::protocol::{self, Refusal, Request};
+use crate::rate::Rate;
 use crate::registry::{Registry, is_scope};
 use crate::rooms::{Command, Enter, Member};
+use crate::server::places::{Place, Places};
 use crate::snapshot::Cursor;
+use crate::socket::Socket;
 use crate::subscription::{self, Live, Wanted};
 
 /// How long a client may take to say hello.
@@ -45,6 +47,9 @@ const TOKEN_EXPIRES_IN: Duration = Duration::from_secs(60);
 
 /// Bad frames after which a connection is closed.
 const MOST_BAD_FRAMES: u32 = 16;
+
+/// Requests above what a connection may do, after which it is closed.
+const MOST_EXCESS: u32 = 64;
 
 /// Most frames in one write; Linux takes 1024 (`IOV_MAX`).
 const FRAMES_A_WRITE: usize = 64;
@@ -69,24 +74,45 @@ pub struct Shared {
     pub heartbeat: Duration,
     /// Bound of each outbox, in bytes.
     pub queue_bytes: usize,
+    /// What one connection may do.
+    pub limits: Limits,
+    /// How many connections each user has.
+    pub users: Arc<Places<String>>,
     /// Cancelled when the relay stops.
     pub stopping: CancellationToken,
+}
+
+/// What one connection may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Rooms that it may be in.
+    pub rooms: usize,
+    /// Frames a second, and for ten seconds' worth at once.
+    pub frames: u32,
+    /// The same of subscribes.
+    pub subscribes: u32,
 }
 
 /// One client's connection after the WebSocket handshake.
 pub struct Connection {
     shared: Shared,
-    stream: TcpStream,
+    stream: Socket,
     decoder: Decoder,
     outbox: Arc<Outbox>,
     /// Taken from the outbox; of the first frame a part may be written already.
     leaving: VecDeque<Bytes>,
     member: Member,
     session: Uuid,
-    peer: SocketAddr,
+    peer: IpAddr,
     /// Came with the handshake, for the hello.
     token: Option<String>,
     welcomed: bool,
+    /// One of its user's.
+    place: Option<Place<String>>,
+    frames: Rate,
+    subscribes: Rate,
+    /// What it asked for too often.
+    excess: u32,
     pass: Option<Pass>,
     /// How many it had when it last asked for some or gave some back.
     rooms: usize,
@@ -141,14 +167,13 @@ impl Connection {
     /// A connection whose handshake is done, perhaps with a token.
     pub fn new(
         shared: Shared,
-        stream: TcpStream,
-        peer: SocketAddr,
+        stream: Socket,
+        peer: IpAddr,
         member: Member,
         token: Option<String>,
     ) -> Connection {
         Connection {
             outbox: Arc::new(Outbox::new(shared.queue_bytes)),
-            shared,
             stream,
             decoder: Decoder::new(protocol::LARGEST_MESSAGE),
             leaving: VecDeque::new(),
@@ -157,6 +182,10 @@ impl Connection {
             peer,
             token,
             welcomed: false,
+            place: None,
+            frames: Rate::new(shared.limits.frames),
+            subscribes: Rate::new(shared.limits.subscribes),
+            excess: 0,
             pass: None,
             rooms: 0,
             unheard: VecDeque::new(),
@@ -167,6 +196,7 @@ impl Connection {
             bad_frames: 0,
             frames_in: 0,
             frames_out: 0,
+            shared,
         }
     }
 
@@ -237,7 +267,7 @@ impl Connection {
                     }
                 }
                 () = outbox.filled() => self.outbox.take(&mut self.leaving),
-                writable = self.stream.writable(), if !self.leaving.is_empty() => writable?,
+                writable = self.stream.writable(), if !self.leaving.is_empty() || self.stream.has_unsent() => writable?,
                 () = sleep_until(deadline) => {
                     if self.welcomed {
                         self.beat();
@@ -309,6 +339,10 @@ impl Connection {
             && let Some(message) = self.unheard.pop_front()
         {
             self.frames_in += 1;
+            if !self.frames.allows() && !matches!(message, Message::Close(_)) {
+                self.too_often(Value::Null, "frames");
+                continue;
+            }
             match message {
                 Message::Text(text) => self.obey(protocol::read(&text)).await,
                 Message::Binary => {
@@ -356,6 +390,20 @@ impl Connection {
         true
     }
 
+    /// Refuses what comes too often, and ends with whom that does not stop.
+    fn too_often(&mut self, id: Value, what: &str) {
+        let refusal = Refusal {
+            id,
+            code: "rate_limited",
+            message: format!("too many {what}; wait a little"),
+        };
+        self.outbox.push(frame::text(refusal.text().as_bytes()));
+        self.excess += 1;
+        if self.excess >= MOST_EXCESS {
+            self.outbox.close(Close::TOO_OFTEN);
+        }
+    }
+
     async fn obey(&mut self, request: Result<Request, Refusal>) {
         let done = match request {
             Ok(Request::Hello { .. }) if self.welcomed => Err(bad_frame(
@@ -382,7 +430,14 @@ impl Connection {
                 rooms,
                 since,
                 snapshot,
-            }) => self.subscribe(id, rooms, since, snapshot).await,
+            }) => {
+                if self.subscribes.allows() {
+                    self.subscribe(id, rooms, since, snapshot)
+                } else {
+                    self.too_often(id, "subscribes");
+                    Ok(())
+                }
+            }
             Ok(Request::Unsubscribe { id, rooms }) => {
                 self.unsubscribe(id, rooms).await;
                 Ok(())
@@ -443,6 +498,13 @@ impl Connection {
     }
 
     async fn welcome(&mut self, admitted: Option<Admitted>, transactions: bool) {
+        if let Some(admitted) = &admitted {
+            self.place = self.shared.users.take(&admitted.bearer.who.user);
+            if self.place.is_none() {
+                tracing::warn!(connection = %self.session, user = admitted.bearer.who.user, "refused: too many connections of one user, see RELAY_MAX_CONNECTIONS_PER_USER");
+                return self.outbox.close(Close::TOO_MANY);
+            }
+        }
         self.welcomed = true;
         let user = admitted.as_ref().map(|admitted| &*admitted.bearer.who.user);
         if let Some(user) = user {
@@ -455,7 +517,7 @@ impl Connection {
             "userId": user,
             "expiresAt": admitted.as_ref().map(|admitted| moment(admitted.expires_at)),
             "heartbeatSeconds": self.shared.heartbeat.as_secs(),
-            "limits": {"rooms": protocol::MOST_ROOMS, "frameBytes": protocol::LARGEST_MESSAGE},
+            "limits": {"rooms": self.shared.limits.rooms, "frameBytes": protocol::LARGEST_MESSAGE},
         });
         self.pass = admitted.as_ref().map(Pass::of);
         let enter = Enter {
@@ -501,7 +563,7 @@ impl Connection {
         Some(Instant::now() + left.unwrap_or_default())
     }
 
-    async fn subscribe(
+    fn subscribe(
         &mut self,
         id: Value,
         rooms: Vec<String>,
@@ -578,6 +640,10 @@ impl Connection {
 
     /// Writes what the socket takes without waiting, many frames at a time.
     fn write(&mut self) -> io::Result<()> {
+        match self.stream.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            flushed => flushed?,
+        }
         if self.leaving.is_empty() {
             self.outbox.take(&mut self.leaving);
         }
@@ -634,13 +700,13 @@ impl Connection {
         let farewell = async {
             loop {
                 self.write()?;
-                if self.leaving.is_empty() {
+                if self.leaving.is_empty() && !self.stream.has_unsent() {
                     break;
                 }
                 self.stream.writable().await?;
             }
             // closing with unread bytes would reset the connection and lose the close frame
-            socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write)?;
+            self.stream.end()?;
             let mut ignored = [0; 4096];
             loop {
                 self.stream.readable().await?;
@@ -681,6 +747,7 @@ mod tests {
     use crate::policy::Placement;
     use crate::postgres::Database;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     /// A text or another frame of a client, its mask zero.
     fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
@@ -708,9 +775,15 @@ mod tests {
             registry,
             heartbeat: Duration::from_secs(25),
             queue_bytes: 1 << 20,
+            limits: Limits {
+                rooms: 1000,
+                frames: 100,
+                subscribes: 20,
+            },
+            users: Places::new(1),
             stopping: CancellationToken::new(),
         };
-        tokio::spawn(Connection::new(shared, stream, peer, 7, None).run(Bytes::new()));
+        tokio::spawn(Connection::new(shared, stream.into(), peer.ip(), 7, None).run(Bytes::new()));
         let hello = masked(0x1, br#"{"type":"hello"}"#);
         client.write_all(&hello).await.unwrap();
         let Some(Command::Enter(enter)) = commands.recv().await else {

@@ -2,13 +2,15 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use crm_relay::config::{BadSettings, Config, Given, LogFormat};
 use crm_relay::demo;
 use crm_relay::postgres::ConnectError;
 use crm_relay::schema::{self, SchemaError, Watch};
-use crm_relay::server::{self, Routes};
+use crm_relay::server::{self, Doors, Routes};
+use crm_relay::tls::Identity;
 use crm_relay::token::Keys;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -247,8 +249,13 @@ async fn serve(
         );
     }
     let address = listener.local_addr()?;
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let ready = || {
-        print(format!("ready http://{address}/"));
+        print(format!("ready {scheme}://{address}/"));
         tell_systemd(&[NotifyState::Ready]);
     };
     if let Some(within) = sd_notify::watchdog_enabled() {
@@ -260,15 +267,37 @@ async fn serve(
             }
         });
     }
+    let bad = |setting: &str, error: &dyn std::fmt::Display| {
+        BadSettings(vec![format!("{setting}: {error}")])
+    };
     let keys = match &config.tokens {
         Some(settings) => Some(
             Keys::open(settings)
                 .await
-                .map_err(|error| BadSettings(vec![format!("jwks (RELAY_JWKS): {error}")]))?,
+                .map_err(|error| bad("jwks (RELAY_JWKS)", &error))?,
         ),
         None => None,
     };
-    server::serve(config, keys, listener, more, ready, stop).await?;
+    let identity = match config.tls.clone() {
+        Some(files) => Some(Arc::new(Identity::read(files).map_err(|error| {
+            bad("tls_cert (RELAY_TLS_CERT), tls_key (RELAY_TLS_KEY)", &error)
+        })?)),
+        None => None,
+    };
+    let admin = match config.admin_listen {
+        Some(listen) => Some(TcpListener::bind(listen).await.map_err(|error| {
+            let why = format!("{listen}: {error}; it must be a free address of this machine");
+            bad("admin_listen (RELAY_ADMIN_LISTEN)", &why)
+        })?),
+        None => None,
+    };
+    let doors = Doors {
+        listener,
+        identity,
+        admin,
+        keys,
+    };
+    server::serve(config, doors, more, ready, stop).await?;
     Ok(())
 }
 

@@ -50,6 +50,16 @@ impl Close {
         code: 4408,
         reason: "no hello in time",
     };
+    /// Request after request, more often than it may.
+    pub const TOO_OFTEN: Close = Close {
+        code: 4429,
+        reason: "too many requests",
+    };
+    /// Its user has as many connections as one may.
+    pub const TOO_MANY: Close = Close {
+        code: 4429,
+        reason: "too many connections of this user",
+    };
     /// More waited than may wait.
     pub const TOO_SLOW: Close = Close {
         code: 4508,

@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use futures::future::poll_fn;
+use percent_encoding::percent_decode_str;
+use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, TargetSessionAttrs};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::{AsyncMessage, Client, Config, Notification};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::tls::{self, BadTls, Roots, Trust};
 
 /// How long a session may take to open, over all hosts that the URL names.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,7 +25,10 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum ConnectError {
     /// The text of `DATABASE_URL` is none.
     #[error("DATABASE_URL: {0}; it must be like postgresql://user@host:5432/database")]
-    BadUrl(tokio_postgres::Error),
+    BadUrl(String),
+    /// TLS cannot be set up as the URL wants it.
+    #[error("DATABASE_URL: {0}")]
+    Tls(#[from] BadTls),
     /// Nobody answered, or refused.
     #[error("could not connect to Postgres at {target}: {reason}")]
     Refused {
@@ -35,6 +43,7 @@ pub enum ConnectError {
 #[derive(Debug, Clone)]
 pub struct Database {
     config: Config,
+    tls: ClientConfig,
 }
 
 /// What a session says by itself.
@@ -62,9 +71,16 @@ impl Drop for Session {
 }
 
 impl Database {
-    /// From a URL or a `key=value` text, as libpq takes them.
+    /// From a URL or a `key=value` text, as libpq takes them; `sslmode` and `sslrootcert` mean what they
+    /// mean there.
     pub fn of(url: &str) -> Result<Database, ConnectError> {
-        let mut config: Config = url.parse().map_err(ConnectError::BadUrl)?;
+        let (url, mode) = take(url, "sslmode");
+        let (url, roots) = take(&url, "sslrootcert");
+        let (mode, trust) = protection(mode.as_deref(), roots.as_deref())?;
+        let parsed = url.parse();
+        let mut config: Config =
+            parsed.map_err(|error: tokio_postgres::Error| ConnectError::BadUrl(chain(&error)))?;
+        config.ssl_mode(mode);
         // a standby's snapshot does not tell which transactions are open
         config
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
@@ -73,7 +89,8 @@ impl Database {
             .keepalives_idle(Duration::from_secs(5))
             .keepalives_interval(Duration::from_secs(3))
             .keepalives_retries(3);
-        Ok(Database { config })
+        let tls = tls::client(&trust)?;
+        Ok(Database { config, tls })
     }
 
     /// Host, port and database, for people; never the password.
@@ -118,7 +135,8 @@ impl Database {
         };
         let mut config = self.config.clone();
         config.application_name(format!("crm-relay {purpose}"));
-        let (client, mut connection) = config.connect(NoTls).await.map_err(refused)?;
+        let tls = MakeRustlsConnect::new(self.tls.clone());
+        let (client, mut connection) = config.connect(tls).await.map_err(refused)?;
         let (say, said) = mpsc::channel(64);
         let driver = tokio::spawn(async move {
             loop {
@@ -156,6 +174,66 @@ impl Database {
             driver,
         })
     }
+}
+
+/// A URL or `key=value` text without one of its parameters, and that one's value.
+fn take(text: &str, name: &str) -> (String, Option<String>) {
+    let is_url = text.contains("://");
+    let (before, parameters) = match text.split_once('?') {
+        Some((before, parameters)) if is_url => (format!("{before}?"), parameters),
+        _ if is_url => return (text.to_owned(), None),
+        _ => (String::new(), text),
+    };
+    let between = if is_url { '&' } else { ' ' };
+    let mut found = None;
+    let others = parameters.split(between).filter(|parameter| {
+        let value = parameter
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('='));
+        found = value.or(found);
+        value.is_none()
+    });
+    let others = others.collect::<Vec<_>>().join(&between.to_string());
+    let decode = |value: &str| match is_url {
+        true => percent_decode_str(value).decode_utf8_lossy().into_owned(),
+        false => value.trim_matches('\'').to_owned(),
+    };
+    let whole = match others.is_empty() {
+        true => before.trim_end_matches('?').to_owned(),
+        false => before + &others,
+    };
+    (whole, found.map(decode))
+}
+
+/// What libpq's words for TLS mean here.
+fn protection(mode: Option<&str>, roots: Option<&str>) -> Result<(SslMode, Trust), ConnectError> {
+    let given = match roots {
+        Some("system") => Some(Roots::System),
+        Some(path) => Some(Roots::File(path.into())),
+        None => None,
+    };
+    let needed = || {
+        let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+        let usual = home.map(|home| Roots::File(home.join(".postgresql/root.crt")));
+        let roots = given.clone().or(usual);
+        roots.ok_or_else(|| ConnectError::BadUrl("sslmode=verify-… needs sslrootcert".to_owned()))
+    };
+    Ok(match mode.unwrap_or("prefer") {
+        "disable" => (SslMode::Disable, Trust::Anybody),
+        "prefer" => (SslMode::Prefer, Trust::Anybody),
+        // as libpq does, for those who gave a root and forgot the rest
+        "require" => {
+            let trust = given.clone().map_or(Trust::Anybody, Trust::Authority);
+            (SslMode::Require, trust)
+        }
+        "verify-ca" => (SslMode::Require, Trust::Authority(needed()?)),
+        "verify-full" => (SslMode::Require, Trust::Name(needed()?)),
+        other => {
+            return Err(ConnectError::BadUrl(format!(
+                "sslmode={other}; it must be disable, prefer, require, verify-ca or verify-full"
+            )));
+        }
+    })
 }
 
 /// An error with all its causes, in one line.

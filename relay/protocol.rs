@@ -8,9 +8,6 @@ use serde_json::{Value, json};
 /// Version of the contract.
 pub const VERSION: u32 = 1;
 
-/// Most rooms of one connection.
-pub const MOST_ROOMS: usize = 1000;
-
 /// Largest message of a client, in bytes.
 pub const LARGEST_MESSAGE: usize = 65_536;
 

@@ -79,6 +79,8 @@ pub struct Bounds {
     pub recent_bytes: usize,
     /// Changes of one transaction that one scope room gets; with more it is told to fetch anew.
     pub flood_changes: usize,
+    /// Rooms of one connection.
+    pub rooms: usize,
 }
 
 impl Rooms {

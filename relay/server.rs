@@ -5,22 +5,30 @@
 //! handshake the raw socket is taken back from hyper: warp's own WebSocket keeps about 136 KiB of
 //! buffers for each connection.
 
+mod handshake;
+pub mod origin;
+pub mod places;
+pub mod proxy;
+
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use base64::Engine;
 use futures::future::BoxFuture;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use sha1::{Digest, Sha1};
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::http::{HeaderMap, StatusCode, header};
@@ -36,8 +44,16 @@ use crate::policy::{Placement, Policy};
 use crate::reader::{Reader, Readiness, Told};
 use crate::registry::Registry;
 use crate::rooms::{Bounds, Command, Judges, Rooms};
+use crate::socket::Socket;
 use crate::throttle::Throttle;
-use crate::token::Keys;
+use crate::tls::Identity;
+use crate::token::{Keys, Secret};
+
+use handshake::{handshake, offered, switching};
+use places::{Places, network};
+use proxy::Trusted;
+
+pub use handshake::is_loopback;
 
 /// How long a client may take for the headers of a request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -53,6 +69,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// that health is told also when no place is left.
 const REQUESTS: usize = 1024;
 
+/// The same of one address, so that one that is slow on purpose does not take all.
+const REQUESTS_OF_AN_ADDRESS: usize = REQUESTS / 2;
+
 /// Commands that may wait for the task that owns the rooms.
 const COMMANDS: usize = 1024;
 
@@ -64,12 +83,6 @@ const PLACEMENT: usize = 2;
 /// How long a peer may leave what we sent unacknowledged.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The subprotocol that is spoken, where the client offers any (RFC 6455, section 1.9).
-const SUBPROTOCOL: &str = "crm-relay.1";
-
-/// Before a token that is offered as a subprotocol.
-const TOKEN_OFFER: &str = "crm-relay.bearer.";
-
 /// Routes beside the relay's own.
 pub type Routes = warp::filters::BoxedFilter<(Response,)>;
 
@@ -77,12 +90,23 @@ pub type Routes = warp::filters::BoxedFilter<(Response,)>;
 #[derive(Debug, Clone, Copy)]
 struct Peer(SocketAddr);
 
+/// The ways in.
+pub struct Doors {
+    /// Where clients come.
+    pub listener: TcpListener,
+    /// Who the relay says that it is to them; None: it speaks plainly, to a proxy perhaps.
+    pub identity: Option<Arc<Identity>>,
+    /// Where operators come, if they have a door of their own.
+    pub admin: Option<TcpListener>,
+    /// Whose tokens are good; None: nobody needs one.
+    pub keys: Option<Keys>,
+}
+
 /// Serves until `stop` is done, then says goodbye to every connection. `ready` is called once, when
 /// the journal is read for the first time.
 pub async fn serve(
     config: Config,
-    keys: Option<Keys>,
-    listener: TcpListener,
+    doors: Doors,
     more: Option<Routes>,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
@@ -99,11 +123,14 @@ pub async fn serve(
     let bounds = Bounds {
         recent_bytes: config.recent_bytes,
         flood_changes: config.flood_changes,
+        rooms: config.max_rooms,
     };
     let look = Arc::new(Notify::new());
     let mut rooms = Rooms::new(cursor, look.clone(), bounds);
     let asking = |purpose, sessions| Inquiries::new(config.database.clone(), purpose, sessions);
-    let gate = keys.map(|keys| Gate::new(keys, Arc::new(Policy::new(asking("policy", POLICY)))));
+    let gate = doors
+        .keys
+        .map(|keys| Gate::new(keys, Arc::new(Policy::new(asking("policy", POLICY)))));
     if let Some(gate) = &gate {
         let (now, asked_now) = mpsc::channel(1);
         let (later, asked_later) = mpsc::channel(1);
@@ -144,40 +171,55 @@ pub async fn serve(
         registry: watched,
         heartbeat: config.heartbeat,
         queue_bytes: config.queue_bytes,
+        limits: config.limits(),
+        users: Places::new(config.max_connections_per_user),
         stopping: stopping.clone(),
     };
+    let trusted = Arc::new(config.trusted_proxies.clone());
+    let places = Arc::new(Semaphore::new(config.max_connections));
+    let status = Arc::new(Status {
+        readiness: is_ready.clone(),
+        cursor: shared.cursor.clone(),
+        registry: shared.registry.clone(),
+        database: config.database.target(),
+        places: places.clone(),
+        most: config.max_connections,
+        token: config.admin_token.clone(),
+    });
     let upgrades = Upgrades {
         tasks: tasks.clone(),
-        places: Arc::new(Semaphore::new(config.max_connections)),
+        places,
+        addresses: Places::new(config.max_connections_per_address),
+        trusted: trusted.clone(),
     };
-    let own = routes(&config, shared, is_ready.clone(), upgrades);
+    let own = ws(&config, shared, upgrades).or(health(status.clone(), false));
+    let own = own.unify().boxed();
     let service = match more {
         Some(more) => warp::service(own.or(more).unify().boxed()),
         None => warp::service(own),
     };
+    let closing = CancellationToken::new();
+    let mut open = JoinSet::new();
+    let door = |listener, identity| Door {
+        listener,
+        identity,
+        requests: Arc::new(Semaphore::new(REQUESTS)),
+        addresses: Places::new(REQUESTS_OF_AN_ADDRESS),
+        trusted: trusted.clone(),
+        tasks: tasks.clone(),
+        closing: closing.clone(),
+        stopping: stopping.clone(),
+    };
+    open.spawn(door(doors.listener, doors.identity).stand_open(service));
+    if let Some(listener) = doors.admin {
+        let service = warp::service(health(status, true));
+        open.spawn(door(listener, None).stand_open(service));
+    }
 
     let mut stop = std::pin::pin!(stop);
     let mut ready = Some(ready);
-    let requests = Arc::new(Semaphore::new(REQUESTS));
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match requests.clone().try_acquire_owned() {
-                    Ok(request) => {
-                        let answering = answer(stream, peer, service.clone(), stopping.clone());
-                        tasks.spawn(async move {
-                            answering.await;
-                            drop(request);
-                        });
-                    }
-                    Err(_) => tracing::warn!(%peer, at_most = REQUESTS, "dropped: too many requests at once"),
-                },
-                Err(error) => {
-                    // such as no file descriptor left: those who are here stay, new ones wait a little
-                    tracing::error!(%error, "could not accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
             Ok(_) = is_ready.wait_for(|readiness| *readiness == Readiness::Ready), if ready.is_some() => {
                 if let Some(ready) = ready.take() {
                     ready();
@@ -186,7 +228,8 @@ pub async fn serve(
             () = &mut stop => break,
         }
     }
-    drop(listener);
+    closing.cancel();
+    while open.join_next().await.is_some() {}
     tracing::info!(connections = tasks.len(), "stopping");
     // what was read is told, also what a throttle holds back; then everybody is told to go
     reading.abort();
@@ -213,16 +256,94 @@ pub async fn serve(
     Ok(())
 }
 
-/// Answers the requests of one socket; an upgrade takes the socket along.
-async fn answer<S>(stream: TcpStream, peer: SocketAddr, service: S, stopping: CancellationToken)
-where
-    S: tower_service::Service<Request<Incoming>, Response = Response, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
+/// A listener, and who comes in by it.
+struct Door {
+    listener: TcpListener,
+    identity: Option<Arc<Identity>>,
+    requests: Arc<Semaphore>,
+    addresses: Arc<Places<IpAddr>>,
+    trusted: Arc<Trusted>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    stopping: CancellationToken,
+}
+
+impl Door {
+    /// Lets in who comes, until it is closed.
+    async fn stand_open<S: Service>(self, service: S) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = self.closing.cancelled() => return,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // such as no file descriptor left: those who are here stay, new ones wait a little
+                    tracing::error!(%error, "could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(request) = self.requests.clone().try_acquire_owned() else {
+                tracing::warn!(%peer, at_most = REQUESTS, "dropped: too many requests at once");
+                continue;
+            };
+            let whose = network(peer.ip());
+            let place = match self.trusted.has(peer.ip()) {
+                true => None,
+                false => match self.addresses.take(&whose) {
+                    Some(place) => Some(place),
+                    None => {
+                        tracing::warn!(%peer, at_most = REQUESTS_OF_AN_ADDRESS, "dropped: too many requests of one address at once");
+                        continue;
+                    }
+                },
+            };
+            let identity = self.identity.clone();
+            let (service, stopping) = (service.clone(), self.stopping.clone());
+            self.tasks.spawn(async move {
+                tune(&stream, peer);
+                match identity {
+                    None => answer(stream, peer, service, stopping).await,
+                    Some(identity) => {
+                        let handshake = TlsAcceptor::from(identity.config()).accept(stream);
+                        match tokio::time::timeout(HEADERS_WITHIN, handshake).await {
+                            Ok(Ok(stream)) => answer(stream, peer, service, stopping).await,
+                            Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
+                            Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
+                        }
+                    }
+                }
+                drop((request, place));
+            });
+        }
+    }
+}
+
+/// What answers requests.
+trait Service:
+    tower_service::Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
 {
-    let socket = socket2::SockRef::from(&stream);
+}
+
+impl<S> Service for S where
+    S: tower_service::Service<
+            Request<Incoming>,
+            Response = Response,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
+fn tune(stream: &TcpStream, peer: SocketAddr) {
+    let socket = socket2::SockRef::from(stream);
     let tuned = stream.set_nodelay(true).and_then(|()| {
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))?;
@@ -231,6 +352,15 @@ where
     if let Err(error) = tuned {
         tracing::debug!(%peer, %error, "could not tune the socket");
     }
+}
+
+/// Answers the requests of one socket; an upgrade takes the socket along.
+async fn answer<S: Service>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    service: S,
+    stopping: CancellationToken,
+) {
     let serving = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         let has_body = !request.body().is_end_stream();
@@ -269,32 +399,70 @@ fn late(has_body: bool) -> Response {
     not_now(&format!("no answer within {seconds} s"))
 }
 
-/// What a request needs to become a connection: a task and a place.
+/// What a request needs to become a connection: a task and a place, one of all and one of its address.
 struct Upgrades {
     tasks: TaskTracker,
     places: Arc<Semaphore>,
+    addresses: Arc<Places<IpAddr>>,
+    trusted: Arc<Trusted>,
 }
 
-/// The relay's own routes.
-fn routes(
-    config: &Config,
-    shared: Shared,
+/// What there is to be told of the relay's health.
+struct Status {
     readiness: watch::Receiver<Readiness>,
-    upgrades: Upgrades,
-) -> Routes {
+    cursor: watch::Receiver<Arc<str>>,
+    registry: watch::Receiver<Arc<Registry>>,
+    database: String,
+    places: Arc<Semaphore>,
+    most: usize,
+    token: Option<Secret>,
+}
+
+impl Status {
+    /// Whether these are an operator's headers.
+    fn is_operator(&self, headers: &HeaderMap) -> bool {
+        let (Some(token), (Some(given), _)) = (&self.token, offered(headers)) else {
+            return false;
+        };
+        token.0.ct_eq(given.as_bytes()).into()
+    }
+
+    fn readiness(&self, with_details: bool) -> Response {
+        let (status, mut body) = match &*self.readiness.borrow() {
+            Readiness::Ready => (StatusCode::OK, json!({"status": "ready"})),
+            Readiness::Unready(reason) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                json!({"status": "unready", "reason": reason}),
+            ),
+        };
+        if with_details {
+            body["database"] = self.database.as_str().into();
+            body["cursor"] = (**self.cursor.borrow()).into();
+            body["connections"] = (self.most - self.places.available_permits()).into();
+            let registry = self.registry.borrow();
+            let mut modules: Vec<&str> = registry.modules().map(|module| &*module.name).collect();
+            modules.sort_unstable();
+            body["modules"] = modules.into();
+        }
+        json_reply(status, &body)
+    }
+}
+
+/// Whether it lives, and whether it is ready; with details for operators.
+fn health(status: Arc<Status>, is_admin: bool) -> Routes {
     let read = || warp::get().or(warp::head()).unify();
     let healthz = warp::path!("healthz")
         .and(read())
         .map(|| json_reply(StatusCode::OK, &json!({"status": "alive"})));
     let readyz = warp::path!("readyz")
         .and(read())
-        .map(move || match &*readiness.borrow() {
-            Readiness::Ready => json_reply(StatusCode::OK, &json!({"status": "ready"})),
-            Readiness::Unready(reason) => json_reply(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &json!({"status": "unready", "reason": reason}),
-            ),
-        });
+        .and(warp::header::headers_cloned())
+        .map(move |headers: HeaderMap| status.readiness(is_admin || status.is_operator(&headers)));
+    healthz.or(readyz).unify().boxed()
+}
+
+/// The way to become a connection.
+fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
     let members = Arc::new(AtomicU64::new(0));
     let is_open = shared.gate.is_none();
     let origins = Arc::new(config.allowed_origins.clone());
@@ -323,12 +491,19 @@ fn routes(
                         tracing::warn!(%peer, "refused: no place left, see RELAY_MAX_CONNECTIONS");
                         return not_now("no place left for another connection");
                     };
+                    let client = upgrades.trusted.client(peer.ip(), &headers);
+                    let Some(of_address) = upgrades.addresses.take(&network(client)) else {
+                        tracing::warn!(%client, "refused: too many connections of one address, see RELAY_MAX_CONNECTIONS_PER_ADDRESS");
+                        let mut reply = not_now("too many connections of your address");
+                        *reply.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                        return reply;
+                    };
                     let member = members.fetch_add(1, Ordering::Relaxed);
                     let (token, subprotocol) = offered(&headers);
-                    let serving = upgraded(upgrade, shared.clone(), peer, member, token);
+                    let serving = upgraded(upgrade, shared.clone(), client, member, token);
                     upgrades.tasks.spawn(async move {
                         serving.await;
-                        drop(place);
+                        drop((place, of_address));
                     });
                     switching(&accept, subprotocol)
                 }
@@ -349,166 +524,38 @@ fn routes(
                 }
             },
         );
-    healthz.or(readyz).unify().or(ws).unify().boxed()
+    ws.boxed()
 }
 
 /// Takes the socket back from hyper and serves it. Boxed, so that the handshake's state is gone by then.
 fn upgraded(
     upgrade: OnUpgrade,
     shared: Shared,
-    peer: SocketAddr,
+    peer: IpAddr,
     member: u64,
     token: Option<String>,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let parts = match upgrade
-            .await
-            .map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>())
-        {
-            Ok(Ok(parts)) => parts,
-            Ok(Err(_)) => return tracing::error!(%peer, "the upgraded connection is no TCP socket"),
+        let upgraded = match upgrade.await {
+            Ok(upgraded) => upgraded,
             Err(error) => {
                 return tracing::debug!(%peer, %error, "gone before the handshake was done");
             }
         };
-        let Parts { io, read_buf, .. } = parts;
-        Connection::new(shared, io.into_inner(), peer, member, token)
-            .run(read_buf)
+        let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(Parts { io, read_buf, .. }) => (Socket::from(io.into_inner()), read_buf),
+            Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+                Ok(Parts { io, read_buf, .. }) => {
+                    let (stream, session) = io.into_inner().into_inner();
+                    (Socket::secure(stream, session), read_buf)
+                }
+                Err(_) => return tracing::error!(%peer, "the upgraded connection is no TCP socket"),
+            },
+        };
+        Connection::new(shared, socket, peer, member, token)
+            .run(early)
             .await;
     })
-}
-
-/// Checks a WebSocket handshake (RFC 6455, section 4.2.1) and where it comes from; returns the value
-/// of `Sec-WebSocket-Accept`.
-fn handshake(
-    headers: &HeaderMap,
-    origins: &[String],
-    is_open: bool,
-) -> Result<String, (StatusCode, String)> {
-    let get = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let has = |name: &str, token: &str| {
-        let values = headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        values
-            .flat_map(|value| value.split(','))
-            .any(|part| part.trim().eq_ignore_ascii_case(token))
-    };
-    let host = get("host").unwrap_or_default();
-    // without tokens the loopback address is the only guard: a page of a foreign name that resolves
-    // to it (DNS rebinding) sends that name
-    if is_open && !is_loopback(host) {
-        return Err((
-            StatusCode::FORBIDDEN,
-            format!("Host is \"{host}\"; without authentication it must be a loopback name"),
-        ));
-    }
-    if let Some(origin) = get("origin") {
-        let authority = origin
-            .split_once("://")
-            .map_or("", |(_, authority)| authority);
-        let same = !authority.is_empty() && authority.eq_ignore_ascii_case(host);
-        if !same
-            && !origins
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(origin))
-        {
-            return Err((
-                StatusCode::FORBIDDEN,
-                format!(
-                    "origin \"{origin}\" is not allowed; RELAY_ALLOWED_ORIGINS lists those that are"
-                ),
-            ));
-        }
-    } else if headers.contains_key("origin") {
-        return Err((StatusCode::FORBIDDEN, "the origin is unreadable".to_owned()));
-    }
-    if !has("upgrade", "websocket") || !has("connection", "upgrade") {
-        return Err((
-            StatusCode::UPGRADE_REQUIRED,
-            "this is a WebSocket: connect with Upgrade: websocket".to_owned(),
-        ));
-    }
-    if get("sec-websocket-version") != Some("13") {
-        return Err((
-            StatusCode::UPGRADE_REQUIRED,
-            "Sec-WebSocket-Version must be 13".to_owned(),
-        ));
-    }
-    let base64 = &base64::engine::general_purpose::STANDARD;
-    let key = get("sec-websocket-key").unwrap_or_default().trim();
-    if base64.decode(key).map_or(0, |nonce| nonce.len()) != 16 {
-        return Err((
-            StatusCode::BAD_REQUEST,
-            "Sec-WebSocket-Key must be 16 bytes in base64".to_owned(),
-        ));
-    }
-    let digest = Sha1::new()
-        .chain_update(key)
-        .chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11")
-        .finalize();
-    Ok(base64.encode(digest))
-}
-
-/// The token that a handshake brings, as `Authorization: Bearer` or, from clients that can set nothing
-/// else, among the subprotocols that it offers; and the subprotocol to select.
-fn offered(headers: &HeaderMap) -> (Option<String>, Option<&'static str>) {
-    let text = |value: &header::HeaderValue| value.to_str().ok().map(str::to_owned);
-    let bearer = headers.get(header::AUTHORIZATION).and_then(text);
-    let bearer = bearer.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        (scheme.eq_ignore_ascii_case("bearer")).then(|| token.trim().to_owned())
-    });
-    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    let offers: Vec<String> = values
-        .iter()
-        .filter_map(text)
-        .flat_map(|value| {
-            value
-                .split(',')
-                .map(|offer| offer.trim().to_owned())
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    let mut tokens = offers.iter();
-    let token = tokens.find_map(|offer| offer.strip_prefix(TOKEN_OFFER).map(str::to_owned));
-    let knows = offers.iter().any(|offer| offer == SUBPROTOCOL);
-    (bearer.or(token), knows.then_some(SUBPROTOCOL))
-}
-
-/// Whether a `Host` header names a loopback address.
-pub fn is_loopback(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
-fn switching(accept: &str, subprotocol: Option<&'static str>) -> Response {
-    let mut reply = StatusCode::SWITCHING_PROTOCOLS.into_response();
-    let headers = reply.headers_mut();
-    headers.insert(
-        header::UPGRADE,
-        header::HeaderValue::from_static("websocket"),
-    );
-    headers.insert(
-        header::CONNECTION,
-        header::HeaderValue::from_static("Upgrade"),
-    );
-    if let Ok(accept) = header::HeaderValue::from_str(accept) {
-        headers.insert("sec-websocket-accept", accept);
-    }
-    if let Some(subprotocol) = subprotocol {
-        let subprotocol = header::HeaderValue::from_static(subprotocol);
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
-    }
-    reply
 }
 
 /// The answer to a handshake that may be tried again.

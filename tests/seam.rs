@@ -142,6 +142,7 @@ impl Relay {
         let bounds = Bounds {
             recent_bytes,
             flood_changes: 500,
+            rooms: 1000,
         };
         let mut rooms = Rooms::new(watch::channel(Arc::from("")).0, Arc::default(), bounds);
         let place = place(Position {

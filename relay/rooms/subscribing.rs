@@ -10,7 +10,6 @@ use super::access::Looking;
 use super::{Beginning, Member, Missed, Reply, Rooms, Subscribe};
 use crate::event::Event;
 use crate::frame;
-use crate::protocol::MOST_ROOMS;
 use crate::recent::Found;
 use crate::replay::{self, Replay};
 use crate::snapshot::Cursor;
@@ -135,7 +134,7 @@ impl Rooms {
             return;
         };
         let has = |room: &String| membership.rooms.contains(room.as_str());
-        let mut left = MOST_ROOMS.saturating_sub(membership.rooms.len());
+        let mut left = self.bounds.rooms.saturating_sub(membership.rooms.len());
         let denied = &mut subscribe.denied;
         subscribe.rooms.retain(|room| {
             if has(room) {

@@ -369,6 +369,22 @@ impl Cluster {
         standby
     }
 
+    /// With this certificate and key, once it has read its settings again.
+    pub fn speak_tls(&self, certificate: &str, key: &str) {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = format!("{}/{name}", self.data());
+            std::fs::write(&path, text).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(&path, mode).unwrap();
+            if is_root() {
+                as_root(&["chown", "postgres", &path]);
+            }
+        }
+        let settings = format!("{}/postgresql.auto.conf", self.data());
+        std::fs::write(&settings, "ssl = on\n").unwrap();
+        self.program("pg_ctl", &["-D", &self.data(), "reload"]);
+    }
+
     /// Makes a standby the primary.
     pub fn promote(&self) {
         self.program("pg_ctl", &["-D", &self.data(), "-w", "promote"]);
@@ -586,10 +602,8 @@ impl Relay {
                 relay.logs()
             );
         };
-        relay.address = line
-            .trim_start_matches("ready http://")
-            .trim_end_matches('/')
-            .to_owned();
+        let (_, address) = line.split_once("://").expect("a URL");
+        relay.address = address.trim_end_matches('/').to_owned();
         relay
     }
 

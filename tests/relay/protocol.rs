@@ -234,7 +234,9 @@ async fn who_resumes_again_and_again_without_reading_is_closed_and_costs_little(
 async fn answers_without_payload_are_not_free() {
     let database = Database::create().await;
     let relay = Relay::with(&database.url(), |command| {
-        command.env("RELAY_QUEUE_BYTES", "5000000");
+        command
+            .env("RELAY_QUEUE_BYTES", "5000000")
+            .env("RELAY_MAX_FRAMES", "1000000");
     })
     .await;
     let (mut answers, mut pings) = bare_socket(&relay).await.into_split();
