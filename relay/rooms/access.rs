@@ -314,7 +314,7 @@ impl Rooms {
                     let orphans: HashSet<&str> =
                         heirs.iter().map(|heir| heir.room.as_str()).collect();
                     let concerned = self.held_by(|_, room| orphans.contains(room));
-                    self.access.review(concerned, false, true);
+                    self.access.review(concerned, true, true);
                     let scopes: HashSet<&str> = heirs
                         .iter()
                         .flat_map(|heir| heir.rooms.iter().map(String::as_str))
@@ -349,7 +349,7 @@ impl Rooms {
     }
 
     /// Takes rooms away from those who may no longer be in them; the others fetch anew where it is
-    /// asked for.
+    /// asked for: what they were told meanwhile was judged by who they were for a moment.
     pub(super) fn reviewed(&mut self, rooms: Vec<(Arc<Credential>, Arc<str>, bool)>, resync: bool) {
         self.access.reviewing = false;
         let mut lost: HashSet<(Member, Arc<str>)> = HashSet::new();
@@ -365,7 +365,7 @@ impl Rooms {
                 }
                 if !granted {
                     lost.insert((member, room.clone()));
-                } else if resync && is_scope(&room) {
+                } else if resync {
                     let one = json!({"room": &*room, "reason": "access_changed"});
                     told.entry(member).or_default().push(one);
                 }

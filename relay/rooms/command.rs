@@ -87,7 +87,7 @@ pub enum Command {
     Reviewed {
         /// Who, which room, and whether they may still be in it.
         rooms: Vec<(Arc<Credential>, Arc<str>, bool)>,
-        /// Whether those who may are to fetch anew, where the room is a scope's.
+        /// Whether those who may are to fetch anew.
         resync: bool,
     },
     /// The relay stops: everybody is told when to come back, and goes.

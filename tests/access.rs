@@ -1,0 +1,665 @@
+//! Who sees what, in any interleaving: records that move between two teams, a user who changes team,
+//! grants and answers of the policy that come late, batches, subscriptions of every kind.
+//!
+//! What somebody is told must have been theirs to see at some moment between its commit and its
+//! telling, and who may see a record and is in its room knows how it is.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crm_relay::change::{Action, Change};
+use crm_relay::event::Event;
+use crm_relay::frame;
+use crm_relay::journal::RecordNow;
+use crm_relay::outbox::Outbox;
+use crm_relay::policy::{Credential, Question};
+use crm_relay::reader::events;
+use crm_relay::registry::{KeyForm, Module, Registry};
+use crm_relay::rooms::{
+    Asked, Bearer, Beginning, Bounds, Command, Enter, Judges, Missed, Reply, Rooms, Subscribe,
+    Verdicts,
+};
+use crm_relay::snapshot::{Cursor, Place, Position, Snapshot};
+use crm_relay::standing::Standing;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+const RECORDS: usize = 2;
+const ROOMS: [&str; 4] = ["leads:0", "leads:1", "team:0", "team:1"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A record gets another value, and perhaps another team; with the user's change in the same
+    /// transaction, or without.
+    Edit {
+        record: usize,
+        team: usize,
+        with_user: bool,
+    },
+    /// The user changes team.
+    Move { team: usize },
+    /// The relay reads what was committed.
+    Read,
+    /// Rooms are wanted: the policy grants them now.
+    Ask { wanted: Vec<usize>, kind: usize },
+    /// What the policy granted, or the journal told, reaches the rooms.
+    Register,
+    /// The policy looks at what it was asked.
+    Think,
+    /// Its answer arrives.
+    Answer,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..RECORDS, 0..2usize, prop::bool::weighted(0.1)).prop_map(|(record, team, with_user)| Step::Edit { record, team, with_user }),
+        1 => (0..2usize).prop_map(|team| Step::Move { team }),
+        5 => Just(Step::Read),
+        2 => (vec(0..ROOMS.len(), 1..4), 0..3usize).prop_map(|(wanted, kind)| Step::Ask { wanted, kind }),
+        4 => Just(Step::Register),
+        5 => Just(Step::Think),
+        5 => Just(Step::Answer),
+    ]
+}
+
+/// Postgres: one transaction after the other, so that its id is the time.
+struct Database {
+    now: u64,
+    values: [u64; RECORDS],
+    teams: [usize; RECORDS],
+    seqs: [u64; RECORDS],
+    seq: u64,
+    /// The user's team from a moment on.
+    of_user: Vec<(u64, usize)>,
+    journal: Vec<Change>,
+    standings: [Arc<Standing>; 2],
+}
+
+fn standing(number: u64, module: &str) -> Arc<Standing> {
+    Arc::new(Standing {
+        number,
+        module: module.into(),
+        access: format!(r#"{{"team":{number}}}"#).into(),
+        rooms: vec![format!("team:{number}")],
+    })
+}
+
+impl Database {
+    fn new() -> Database {
+        let mut database = Database {
+            now: 10,
+            values: [0; RECORDS],
+            teams: [0; RECORDS],
+            seqs: [0; RECORDS],
+            seq: 0,
+            of_user: vec![(0, 0)],
+            journal: Vec::new(),
+            standings: [standing(0, "leads"), standing(1, "leads")],
+        };
+        for record in 0..RECORDS {
+            database.edit(record, 0, None);
+        }
+        database
+    }
+
+    fn write(&mut self, module: &str, record_id: String, images: (String, String)) -> &mut Change {
+        self.seq += 1;
+        self.journal.push(Change {
+            seq: self.seq,
+            txid: self.now,
+            module: module.into(),
+            action: Action::Updated,
+            record_id,
+            part: None,
+            actor: None,
+            changed_at: SystemTime::UNIX_EPOCH,
+            depth: 1,
+            old_image: Some(images.0),
+            new_image: Some(images.1),
+            record_image: None,
+            before: None,
+            after: None,
+            heirs: Vec::new(),
+        });
+        self.journal.last_mut().unwrap()
+    }
+
+    fn edit(&mut self, record: usize, team: usize, user: Option<usize>) {
+        let was = self.teams[record];
+        let value = self.values[record];
+        // a value tells when it was written
+        let (old, new) = (value, self.now);
+        let image =
+            |team: usize, value: u64| format!(r#"{{"id":{record},"team":{team},"value":{value}}}"#);
+        let standings = self.standings.clone();
+        let change = self.write(
+            "leads",
+            record.to_string(),
+            (image(was, old), image(team, new)),
+        );
+        change.before = Some(standings[was].clone());
+        change.after = Some(standings[team].clone());
+        self.values[record] = new;
+        self.teams[record] = team;
+        self.seqs[record] = self.seq;
+        if let Some(team) = user {
+            self.of_the_user(team);
+        }
+        self.now += 1;
+    }
+
+    fn of_the_user(&mut self, team: usize) {
+        let was = self.team_at(self.now);
+        let image = |team: usize| format!(r#"{{"id":"ann","team":{team}}}"#);
+        let change = self.write("users", "ann".to_owned(), (image(was), image(team)));
+        change.before = Some(standing(10 + was as u64, "users"));
+        change.after = Some(standing(10 + team as u64, "users"));
+        self.of_user.push((self.now, team));
+    }
+
+    fn team_at(&self, moment: u64) -> usize {
+        let known = self.of_user.iter().rev();
+        known.clone().find(|(since, _)| *since <= moment).unwrap().1
+    }
+
+    /// Whether the user was ever of this team from one moment to the present.
+    fn was_of(&self, team: usize, since: u64) -> bool {
+        (since..self.now + 1).any(|moment| self.team_at(moment) == team)
+    }
+
+    /// Whether the policy lets the user be in a room now.
+    fn grants(&self, room: &str) -> bool {
+        self.granted_at(room, self.now)
+    }
+
+    fn granted_at(&self, room: &str, moment: u64) -> bool {
+        let team = self.team_at(moment);
+        let (kind, id) = room.split_once(':').unwrap();
+        if kind == "team" {
+            return id.parse::<usize>().unwrap() == team;
+        }
+        let mut edits = self.journal.iter().rev();
+        let last = edits.find(|change| {
+            &*change.module == "leads" && change.record_id == id && change.txid <= moment
+        });
+        last.is_some_and(|change| change.after.as_ref().unwrap().number as usize == team)
+    }
+
+    fn judge(&self, question: &Question) -> bool {
+        question.standing.number as usize == self.team_at(self.now)
+    }
+
+    fn cursor(&self) -> Cursor {
+        let newest = self.journal.last().unwrap();
+        Cursor {
+            epoch: "3f2a91c0".to_owned(),
+            position: Position {
+                snapshot: Snapshot {
+                    xmax: newest.txid + 1,
+                    xip: Vec::new(),
+                },
+                witness: Some(newest.seq),
+            },
+        }
+    }
+}
+
+fn registry() -> Registry {
+    let module = |name: &str, is_narrow| Module {
+        name: name.into(),
+        event: name.to_uppercase(),
+        key_columns: vec!["id".to_owned()],
+        key: KeyForm::Text,
+        quiet_columns: Vec::new(),
+        access_columns: vec!["team".to_owned()],
+        is_narrow,
+        access_of: None,
+        missing: Vec::new(),
+        is_part: false,
+    };
+    Registry::of([module("leads", false), module("users", true)])
+}
+
+/// A subscription under way.
+struct Wish {
+    rooms: Vec<&'static str>,
+    kind: usize,
+    since: Option<Cursor>,
+    granted: Option<(Vec<String>, Cursor)>,
+    /// Records as they were when somebody looked, after the grant.
+    records: Option<(Vec<RecordNow>, Cursor)>,
+    journal: Option<Missed>,
+    /// What the policy answered and the rooms were not told yet.
+    verdicts: Option<Verdicts>,
+    replied: Option<oneshot::Receiver<Reply>>,
+}
+
+struct World {
+    database: Database,
+    rooms: Rooms,
+    place: Arc<Place>,
+    outbox: Arc<Outbox>,
+    asked: [mpsc::Receiver<Asked>; 2],
+    /// What the policy was asked, and what it answered but did not tell yet.
+    questions: VecDeque<Asked>,
+    answers: VecDeque<Command>,
+    wish: Option<Wish>,
+    /// What the client knows: of each record the last `seq`; in which rooms it is.
+    known: HashMap<String, u64>,
+    is_in: Vec<String>,
+    cursor: Option<Cursor>,
+    /// From where its last subscription goes on.
+    resumes: Option<Cursor>,
+    /// When the first of its rooms were granted.
+    granted_at: u64,
+}
+
+impl World {
+    fn new(recent_bytes: usize) -> World {
+        let database = Database::new();
+        let bounds = Bounds {
+            recent_bytes,
+            flood_changes: 500,
+            rooms: 1000,
+        };
+        let (now, asked_now) = mpsc::channel(1);
+        let (later, asked_later) = mpsc::channel(1);
+        let cursor = watch::channel(Arc::from("")).0;
+        let mut rooms = Rooms::new(cursor, Arc::default(), bounds).judged_by(Judges { now, later });
+        let place = Place::of(database.cursor());
+        rooms.obey(Command::BeginAnew {
+            place: place.clone(),
+            why: "epoch_changed",
+            disconnected: Vec::new(),
+        });
+        let who = Arc::new(Credential {
+            number: 1,
+            user: "ann".to_owned(),
+            claims: "{}".to_owned(),
+        });
+        let outbox = Arc::new(Outbox::new(1 << 22));
+        rooms.obey(Command::Enter(Box::new(Enter {
+            member: 1,
+            session: Uuid::nil(),
+            outbox: outbox.clone(),
+            transactions: false,
+            bearer: Some(Bearer {
+                who,
+                issued_at: None,
+            }),
+            welcome: frame::text(b"{}"),
+        })));
+        World {
+            database,
+            rooms,
+            place,
+            outbox,
+            asked: [asked_now, asked_later],
+            questions: VecDeque::new(),
+            answers: VecDeque::new(),
+            wish: None,
+            known: HashMap::new(),
+            is_in: Vec::new(),
+            cursor: None,
+            resumes: None,
+            granted_at: 0,
+        }
+    }
+
+    fn go(&mut self, step: Step) {
+        match step {
+            Step::Edit {
+                record,
+                team,
+                with_user,
+            } => self.database.edit(record, team, with_user.then_some(team)),
+            Step::Move { team } => {
+                self.database.of_the_user(team);
+                self.database.now += 1;
+            }
+            Step::Read => self.read(),
+            Step::Ask { wanted, kind } => {
+                if self.wish.is_none() {
+                    let mut rooms: Vec<_> = wanted.iter().map(|&room| ROOMS[room]).collect();
+                    rooms.sort_unstable();
+                    rooms.dedup();
+                    rooms.retain(|room| kind != 2 || room.starts_with("leads"));
+                    self.wish = Some(Wish {
+                        rooms,
+                        kind,
+                        since: self.cursor.clone().filter(|_| kind == 1),
+                        granted: None,
+                        records: None,
+                        journal: None,
+                        verdicts: None,
+                        replied: None,
+                    });
+                    self.grant();
+                }
+            }
+            Step::Register => self.register(),
+            Step::Think => self.think(),
+            Step::Answer => {
+                if let Some(answer) = self.answers.pop_front() {
+                    self.rooms.obey(answer);
+                }
+            }
+        }
+        self.listen();
+    }
+
+    fn read(&mut self) {
+        let old = self.place.cursor.position.snapshot.clone();
+        let mut by_txid: Vec<Vec<Change>> = Vec::new();
+        for change in self
+            .database
+            .journal
+            .iter()
+            .filter(|change| !old.sees(change.txid))
+        {
+            match by_txid
+                .last_mut()
+                .filter(|last| last[0].txid == change.txid)
+            {
+                Some(last) => last.push(change.clone()),
+                None => by_txid.push(vec![change.clone()]),
+            }
+        }
+        for changes in by_txid {
+            let events = events(changes, &registry(), &self.place);
+            self.rooms.obey(Command::Publish { events });
+        }
+        self.place = Place::of(self.database.cursor());
+        self.rooms.obey(Command::Reached {
+            place: self.place.clone(),
+            told: self.place.clone(),
+        });
+    }
+
+    fn grant(&mut self) {
+        let database = &self.database;
+        if let Some(wish) = &mut self.wish {
+            let rooms = wish.rooms.iter().filter(|room| database.grants(room));
+            let rooms = rooms.map(|&room| room.to_owned()).collect();
+            wish.granted = Some((rooms, database.cursor()));
+            wish.records = None;
+        }
+    }
+
+    /// One step of what a connection's task does for its subscription.
+    fn register(&mut self) {
+        let Some(mut wish) = self.wish.take() else {
+            return;
+        };
+        if let Some(verdicts) = wish.verdicts.take() {
+            self.rooms.obey(Command::Known(verdicts));
+        }
+        if let Some(mut replied) = wish.replied.take() {
+            match replied.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => wish.replied = Some(replied),
+                Err(_) => panic!("dropped without a word"),
+                Ok(Reply::Live { .. }) => return,
+                Ok(Reply::IsItStillGranted) => wish.granted = None,
+                Ok(Reply::IsItGood) => wish.journal = Some(Missed::Nothing),
+                Ok(Reply::WhatWasMissed) => match &wish.since {
+                    None => wish.records = None,
+                    Some(since) => {
+                        let snapshot = &since.position.snapshot;
+                        let place = Place::of(since.clone());
+                        let unseen = self.database.journal.iter();
+                        let unseen = unseen.filter(|change| !snapshot.sees(change.txid));
+                        let all: Vec<Vec<Event>> = unseen
+                            .map(|change| events(vec![change.clone()], &registry(), &place))
+                            .collect();
+                        let until = self.database.cursor().position.snapshot;
+                        wish.journal = Some(Missed::Events(all, until));
+                    }
+                },
+                Ok(Reply::WhoMaySee { asked, journal }) => {
+                    wish.journal = journal;
+                    let judged = |question: Question| {
+                        let answer = self.database.judge(&question);
+                        (question, answer)
+                    };
+                    wish.verdicts = Some(Verdicts {
+                        answers: asked.questions.into_iter().map(judged).collect(),
+                        era: asked.era,
+                    });
+                }
+            }
+            self.wish = Some(wish);
+            return;
+        }
+        if wish.granted.is_none() {
+            self.wish = Some(wish);
+            return self.grant();
+        }
+        let Some((rooms, granted)) = wish.granted.clone() else {
+            return;
+        };
+        if wish.kind == 2 && wish.records.is_none() {
+            let record = |room: &String| {
+                let id = room.split_once(':').unwrap().1.to_owned();
+                let record: usize = id.parse().unwrap();
+                let (team, value) = (self.database.teams[record], self.database.values[record]);
+                RecordNow {
+                    module: "leads".into(),
+                    record_id: id,
+                    image: Some(format!(
+                        r#"{{"id":{record},"team":{team},"value":{value}}}"#
+                    )),
+                    seq: Some(self.database.seqs[record]),
+                }
+            };
+            wish.records = Some((rooms.iter().map(record).collect(), self.database.cursor()));
+            self.wish = Some(wish);
+            return;
+        }
+        let from = match (wish.records.take(), &wish.since) {
+            (Some((records, at)), _) => Beginning::Records { records, at },
+            (None, Some(since)) => Beginning::Since {
+                since: since.clone(),
+                journal: wish.journal.take(),
+            },
+            (None, None) => Beginning::Now,
+        };
+        self.resumes = wish.since.clone();
+        if self.is_in.is_empty() {
+            self.granted_at = granted.position.snapshot.xmax - 1;
+        }
+        let (reply, replied) = oneshot::channel();
+        wish.replied = Some(replied);
+        self.rooms.obey(Command::Subscribe(Box::new(Subscribe {
+            member: 1,
+            rooms,
+            granted: Some(granted),
+            from,
+            id: 1.into(),
+            denied: Vec::new(),
+            reply,
+        })));
+        self.wish = Some(wish);
+    }
+
+    fn think(&mut self) {
+        for asked in &mut self.asked {
+            while let Ok(question) = asked.try_recv() {
+                self.questions.push_back(question);
+            }
+        }
+        let answer = match self.questions.pop_front() {
+            None => return,
+            Some(Asked::Judge(inquiry)) => {
+                let judged = |question: Question| {
+                    let answer = self.database.judge(&question);
+                    (question, answer)
+                };
+                Command::Judged(Verdicts {
+                    answers: inquiry.questions.into_iter().map(judged).collect(),
+                    era: inquiry.era,
+                })
+            }
+            Some(Asked::Review { rooms, resync }) => Command::Reviewed {
+                rooms: rooms
+                    .into_iter()
+                    .map(|(who, room)| {
+                        let granted = self.database.grants(&room);
+                        (who, room, granted)
+                    })
+                    .collect(),
+                resync,
+            },
+        };
+        self.answers.push_back(answer);
+    }
+
+    /// What the client is told.
+    fn listen(&mut self) {
+        let mut told = VecDeque::new();
+        self.outbox.take(&mut told);
+        for bytes in told {
+            self.outbox.written(bytes.len(), 1);
+            let frame: Value = serde_json::from_slice(&frame::payload(&bytes)).unwrap();
+            self.check(&frame);
+            let rooms = |name: &str| {
+                let all = frame[name].as_array().cloned().unwrap_or_default();
+                all.iter()
+                    .map(|room| room.as_str().or(room["room"].as_str()).unwrap().to_owned())
+                    .collect::<Vec<_>>()
+            };
+            match frame["type"].as_str() {
+                Some("subscribed") => {
+                    let new = rooms("rooms");
+                    // who does not resume fetches
+                    match self.resumes.clone() {
+                        None => new.iter().for_each(|room| self.fetch(room)),
+                        Some(since) => self.knew(&since),
+                    }
+                    rooms("resync").iter().for_each(|room| self.fetch(room));
+                    self.is_in.retain(|room| !new.contains(room));
+                    self.is_in.extend(new);
+                }
+                Some("resync") => rooms("rooms").iter().for_each(|room| self.fetch(room)),
+                Some("revoked") => {
+                    let lost = rooms("rooms");
+                    for room in &lost {
+                        // (who changes team may lose a room for a moment that was between two answers:
+                        // they are told, and may ask again)
+                        let denied = |moment| !self.database.granted_at(room, moment);
+                        let mut since = self.granted_at..=self.database.now;
+                        let has_moved = self.database.of_user.len() > 1;
+                        assert!(has_moved || since.any(denied), "it was theirs: {frame}");
+                    }
+                    self.is_in.retain(|room| !lost.contains(room));
+                }
+                _ => {
+                    if let Some(seq) = frame["seq"].as_str() {
+                        let id = frame["recordId"].as_str().unwrap();
+                        let known = self.known.entry(format!("leads:{id}")).or_default();
+                        *known = seq.parse::<u64>().unwrap().max(*known);
+                    }
+                }
+            }
+            if let Some(cursor) = frame["cursor"].as_str() {
+                self.cursor = Some(cursor.parse().unwrap());
+            }
+        }
+    }
+
+    /// Nothing that was not theirs to see since it was written.
+    fn check(&self, frame: &Value) {
+        for side in ["data", "previous"] {
+            let image = &frame[side];
+            let Some(value) = image["value"].as_u64() else {
+                continue;
+            };
+            // values are times: who wrote it then, and of which team was the record from then on?
+            let txid = frame["txid"]
+                .as_str()
+                .map(|txid| txid.parse::<u64>().unwrap());
+            let by = |change: &&Change| {
+                change
+                    .new_image
+                    .as_deref()
+                    .is_some_and(|image| image.contains(&format!(r#""value":{value}}}"#)))
+            };
+            let Some(written) = self.database.journal.iter().find(by) else {
+                continue; // as it was at the very beginning
+            };
+            let team = written.after.as_ref().unwrap().number as usize;
+            let since = match side {
+                "previous" => txid.unwrap_or(value),
+                _ => value,
+            };
+            assert!(
+                self.database.was_of(team, since.min(self.database.now)),
+                "team {team} was not theirs since {since}: {frame}"
+            );
+        }
+    }
+
+    /// The client asks the CRM's backend, which may be a moment ahead of what it grants.
+    fn fetch(&mut self, room: &str) {
+        for record in 0..RECORDS {
+            let of_room = room == format!("leads:{record}") || room.starts_with("team");
+            if of_room {
+                let known = self.known.entry(format!("leads:{record}")).or_default();
+                *known = self.database.seqs[record].max(*known);
+            }
+        }
+    }
+
+    /// Who goes on from a cursor says that they know how it was then.
+    fn knew(&mut self, since: &Cursor) {
+        for change in &self.database.journal {
+            if &*change.module == "leads" && since.position.snapshot.sees(change.txid) {
+                let room = format!("leads:{}", change.record_id);
+                let known = self.known.entry(room).or_default();
+                *known = change.seq.max(*known);
+            }
+        }
+    }
+
+    /// Until nothing is left to do.
+    fn settle(&mut self) {
+        for _ in 0..60 {
+            for step in [Step::Read, Step::Register, Step::Think, Step::Answer] {
+                self.go(step);
+            }
+        }
+        assert!(
+            self.wish.is_none(),
+            "a subscription that never comes to an end"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn nobody_is_told_what_is_not_theirs_and_everybody_knows_what_is(
+        steps in vec(step(), 1..100),
+        recent_bytes in prop_oneof![Just(1usize), Just(6_000), Just(1 << 20)],
+    ) {
+        let mut world = World::new(recent_bytes);
+        for step in steps {
+            world.go(step);
+        }
+        world.settle();
+        for room in world.is_in.clone() {
+            prop_assert!(world.database.grants(&room), "still in {}", room);
+            for record in 0..RECORDS {
+                let own = format!("leads:{record}");
+                let team = format!("team:{}", world.database.teams[record]);
+                if room == own || room == team {
+                    prop_assert_eq!(world.known.get(&own), Some(&world.database.seqs[record]), "{}", own);
+                }
+            }
+        }
+    }
+}
