@@ -26,7 +26,8 @@
 //! Beside the way: [`subscription`] and [`history`] (those who come back, and the journal's word to
 //! them), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
-//! [`config`] (settings), [`traffic`] (the log of events), [`demo`] (a small CRM to try it with).
+//! [`config`] (settings), [`traffic`] (the log of events), [`web`] (the files for browsers), [`demo`] (a
+//! small CRM to try it with).
 //!
 //! # Invariants
 //!
@@ -76,3 +77,4 @@ pub mod snapshot;
 pub mod subscription;
 pub mod throttle;
 pub mod traffic;
+pub mod web;

@@ -34,6 +34,7 @@ use crate::reader::{Reader, Readiness, Told};
 use crate::registry::Registry;
 use crate::rooms::{Bounds, Command, Rooms};
 use crate::throttle::Throttle;
+use crate::web;
 
 /// How long a client may take for the headers of a request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -310,7 +311,12 @@ fn routes(
                 }
             },
         );
-    healthz.or(readyz).unify().or(ws).unify().boxed()
+    (healthz.or(readyz).unify())
+        .or(ws)
+        .unify()
+        .or(web::routes())
+        .unify()
+        .boxed()
 }
 
 /// Takes the socket back from hyper and serves it. Boxed, so that the handshake's state is gone by then.
