@@ -1,14 +1,25 @@
 //! The demo: a small CRM to try the relay with, its page, and the API behind the page's fields.
 //!
 //! The API does what the CRM's backend does, a plain SQL update, and knows nothing of the relay:
-//! what the page shows of an edit has come the whole way through trigger, journal and socket.
+//! what the page shows of an edit has come the whole way through trigger, journal and socket. Beside it
+//! stand the means to break things on purpose.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
@@ -18,6 +29,7 @@ use warp::{Filter, Reply};
 
 use crate::postgres::{Database, chain};
 use crate::server::{Routes, is_loopback};
+use crate::web;
 
 const TABLES: &str = include_str!("../deploy/crm.sql");
 const RECORDS: &str = include_str!("../deploy/crm_records.sql");
@@ -45,6 +57,8 @@ const EDITABLE: [(&str, &[&str]); 5] = [
             "escrow_status",
             "closing_date",
             "title_company",
+            "escrow_officer_name",
+            "notes",
             "is_private",
         ],
     ),
@@ -56,6 +70,8 @@ const EDITABLE: [(&str, &[&str]); 5] = [
             "listing_status",
             "bedrooms",
             "bathrooms",
+            "square_feet",
+            "description",
             "is_private",
         ],
     ),
@@ -66,14 +82,16 @@ const EDITABLE: [(&str, &[&str]); 5] = [
             "first_name",
             "last_name",
             "phone",
+            "email",
             "source",
             "status",
+            "notes",
             "is_private",
         ],
     ),
     (
         "appointments",
-        &["title", "location", "status", "is_private"],
+        &["title", "location", "status", "description", "is_private"],
     ),
 ];
 
@@ -82,6 +100,12 @@ const CONTACT: &[&str] = &["first_name", "last_name", "email", "phone"];
 
 /// Most bytes of an edit.
 const LARGEST_EDIT: u64 = 65_536;
+
+/// How long the relay stays away when it is stopped on purpose.
+pub const AWAY_FOR: Duration = Duration::from_secs(5);
+
+/// How many leads an import brings, with one statement.
+const IMPORTED: i32 = 1000;
 
 /// Why the demo does not start.
 #[derive(Debug, Error)]
@@ -134,54 +158,90 @@ pub async fn unload(client: &Client) -> Result<(), DemoError> {
     Ok(client.batch_execute(&format!("drop table {names}")).await?)
 }
 
-/// The page and its API.
-pub fn routes(database: Database) -> Routes {
+/// The page and its API; `stop_relay` is told when somebody wants the relay gone for [`AWAY_FOR`].
+pub fn routes(database: Database, stop_relay: Arc<Notify>) -> Routes {
     let html = page(
         "text/html; charset=utf-8",
         include_str!("web/demo/index.html"),
     );
     let css = page("text/css; charset=utf-8", include_str!("web/demo/demo.css"));
-    let script = page(
-        "text/javascript; charset=utf-8",
-        include_str!("web/demo/demo.js"),
-    );
+    let script = |text| page("text/javascript; charset=utf-8", text);
+    let demo = script(include_str!("web/demo/demo.js"));
+    let modules = script(include_str!("web/demo/modules.js"));
     let files = (warp::path::end().map(html))
         .or(warp::path!("demo.css").map(css))
         .unify()
-        .or(warp::path!("demo.js").map(script))
+        .or(warp::path!("demo.js").map(demo))
+        .unify()
+        .or(warp::path!("modules.js").map(modules))
         .unify()
         .and(warp::get())
         .map(|reply: Response| reply);
 
-    let at = database.clone();
+    let answering = move |headers, asked| answer(database.clone(), headers, asked);
+    let reply = answering.clone();
     let users = warp::path!("api" / "users")
         .and(warp::get())
         .and(warp::header::headers_cloned())
-        .then(move |headers| answer(at.clone(), headers, Asked::Users));
-    let at = database.clone();
+        .then(move |headers| reply(headers, Asked::Users));
+    let reply = answering.clone();
     let records = warp::path!("api" / String)
         .and(warp::get())
         .and(warp::query())
         .and(warp::header::headers_cloned())
         .then(move |module, Viewer { user }, headers| {
-            answer(at.clone(), headers, Asked::Records { module, user })
+            reply(headers, Asked::Records { module, user })
         });
+    let reply = answering.clone();
+    let breaking = warp::path!("api" / "break" / String)
+        .and(warp::post())
+        .and(warp::header::headers_cloned())
+        .then(move |what, headers| {
+            let stop_relay = stop_relay.clone();
+            reply(headers, Asked::Break { what, stop_relay })
+        });
+    let reply = answering.clone();
+    let import = warp::path!("api" / "leads" / "import")
+        .and(warp::post())
+        .and(warp::query())
+        .and(warp::header::headers_cloned())
+        .then(move |Viewer { user }, headers| reply(headers, Asked::Import { user }));
     let edit = warp::path!("api" / String / String)
         .and(warp::patch())
         .and(warp::header::headers_cloned())
         .and(warp::body::content_length_limit(LARGEST_EDIT))
         .and(warp::body::json())
         .then(move |module, id, headers, edit| {
-            answer(database.clone(), headers, Asked::Edit { module, id, edit })
+            answering(headers, Asked::Edit { module, id, edit })
         });
-    files
-        .or(users)
-        .unify()
+    (files.or(users).unify())
         .or(records)
+        .unify()
+        .or(breaking)
+        .unify()
+        .or(import)
         .unify()
         .or(edit)
         .unify()
         .boxed()
+}
+
+/// The CRM without its relay, as long as this is polled: the page and its API still answer, `/ws` is not
+/// there.
+pub async fn serve_alone(listener: TcpListener, routes: Routes) -> Infallible {
+    let service = TowerToHyperService::new(warp::service(routes.or(web::routes()).unify()));
+    let mut requests = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((stream, _)) = listener.accept() => {
+                let answering = hyper::server::conn::http1::Builder::new()
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service.clone());
+                requests.spawn(answering);
+            }
+            Some(_) = requests.join_next() => {}
+        }
+    }
 }
 
 fn page(kind: &'static str, text: &'static str) -> impl Fn() -> Response + Clone {
@@ -218,21 +278,32 @@ enum Asked {
         id: String,
         edit: Edit,
     },
+    Import {
+        user: String,
+    },
+    Break {
+        what: String,
+        stop_relay: Arc<Notify>,
+    },
 }
 
 /// What the API says when it cannot.
-struct Refused(StatusCode, String);
+struct Refused(StatusCode, Value);
 
 impl<E: std::error::Error> From<E> for Refused {
     fn from(error: E) -> Refused {
-        Refused(StatusCode::SERVICE_UNAVAILABLE, chain(&error))
+        refused(StatusCode::SERVICE_UNAVAILABLE, chain(&error))
     }
+}
+
+fn refused(status: StatusCode, why: String) -> Refused {
+    Refused(status, json!({"error": why}))
 }
 
 async fn answer(database: Database, headers: HeaderMap, asked: Asked) -> Response {
     let (status, body) = match reply(&database, &headers, asked).await {
         Ok(body) => (StatusCode::OK, body),
-        Err(Refused(status, why)) => (status, json!({"error": why})),
+        Err(Refused(status, body)) => (status, body),
     };
     warp::reply::with_status(warp::reply::json(&body), status).into_response()
 }
@@ -245,6 +316,16 @@ async fn reply(database: &Database, headers: &HeaderMap, asked: Asked) -> Result
         Asked::Users => users(&session.client).await,
         Asked::Records { module, user } => records(&session.client, &module, &user).await,
         Asked::Edit { module, id, edit } => change(&session.client, &module, &id, edit).await,
+        Asked::Import { user } => import(&session.client, &user).await,
+        Asked::Break { what, stop_relay } if what == "relay" => {
+            stop_relay.notify_one();
+            Ok(json!({"seconds": AWAY_FOR.as_secs()}))
+        }
+        Asked::Break { what, .. } if what == "postgres" => restart(&session.client).await,
+        Asked::Break { what, .. } => Err(refused(
+            StatusCode::NOT_FOUND,
+            format!("\"{what}\" cannot be broken here; relay and postgres can"),
+        )),
     }
 }
 
@@ -261,7 +342,7 @@ fn own_page(headers: &HeaderMap) -> Result<(), Refused> {
         return Ok(());
     }
     let why = "only for the demo's own page, at a loopback address".to_owned();
-    Err(Refused(StatusCode::FORBIDDEN, why))
+    Err(refused(StatusCode::FORBIDDEN, why))
 }
 
 async fn users(client: &Client) -> Result<Value, Refused> {
@@ -278,7 +359,7 @@ async fn users(client: &Client) -> Result<Value, Refused> {
 fn editable(module: &str) -> Result<&'static [&'static str], Refused> {
     let found = EDITABLE.iter().find(|(name, _)| *name == module);
     let unknown = || {
-        Refused(
+        refused(
             StatusCode::NOT_FOUND,
             format!("there is no module \"{module}\""),
         )
@@ -286,14 +367,16 @@ fn editable(module: &str) -> Result<&'static [&'static str], Refused> {
     found.map(|(_, columns)| *columns).ok_or_else(unknown)
 }
 
-/// A module's records, as far as a user may see them; a client with its contact.
-async fn records(client: &Client, module: &str, user: &str) -> Result<Value, Refused> {
-    editable(module)?;
-    let user = Uuid::parse_str(user).map_err(|error| {
-        let why = format!("user must be the id of one, a uuid; {user:?} is none: {error}");
-        Refused(StatusCode::BAD_REQUEST, why)
-    })?;
-    let rows = match module {
+fn user_id(text: &str) -> Result<Uuid, Refused> {
+    Uuid::parse_str(text).map_err(|error| {
+        let why = format!("user must be the id of one, a uuid; {text:?} is none: {error}");
+        refused(StatusCode::BAD_REQUEST, why)
+    })
+}
+
+/// A query for a module's records, each as `record`; a client with its contact.
+fn rows_of(module: &str) -> String {
+    match module {
         "clients" => {
             "select to_jsonb(c) || jsonb_build_object('first_name', k.first_name, 'last_name', k.last_name,
                                                       'email', k.email, 'phone', k.phone) as record
@@ -301,7 +384,14 @@ async fn records(client: &Client, module: &str, user: &str) -> Result<Value, Ref
                 .to_owned()
         }
         other => format!("select to_jsonb(r) as record from public.{other} r"),
-    };
+    }
+}
+
+/// A module's records, as far as a user may see them.
+async fn records(client: &Client, module: &str, user: &str) -> Result<Value, Refused> {
+    editable(module)?;
+    let user = user_id(user)?;
+    let rows = rows_of(module);
     let sql = format!(
         "with me as (select * from public.users where id = $1::text::uuid)
          select coalesce(json_agg(record order by record ->> 'created_at', record ->> 'id'), '[]')::text
@@ -321,7 +411,7 @@ async fn records(client: &Client, module: &str, user: &str) -> Result<Value, Ref
 /// and phone its contact alone.
 async fn change(client: &Client, module: &str, id: &str, edit: Edit) -> Result<Value, Refused> {
     let columns = editable(module)?;
-    let bad = |why: String| Refused(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let bad = |why: String| refused(StatusCode::UNPROCESSABLE_ENTITY, why);
     let (contact, own): (Vec<&str>, Vec<&str>) = edit
         .fields
         .keys()
@@ -368,13 +458,21 @@ async fn change(client: &Client, module: &str, id: &str, edit: Edit) -> Result<V
     };
     match updated {
         Ok(Some(row)) => Ok(json!({"version": row.get::<_, i32>(0)})),
-        Ok(None) => Err(Refused(
-            StatusCode::CONFLICT,
-            format!(
-                "{module} {id} has no version {}: somebody was faster",
-                edit.version
-            ),
-        )),
+        Ok(None) => {
+            let sql = format!(
+                "select record::text from ({}) rows where record ->> 'id' = $1",
+                rows_of(module)
+            );
+            let now = client.query_opt(&sql, &[&id]).await?;
+            let now: Option<&str> = now.as_ref().map(|row| row.get(0));
+            Err(Refused(
+                StatusCode::CONFLICT,
+                json!({
+                    "error": format!("{module} {id} has no version {}: somebody was faster", edit.version),
+                    "record": now.map(serde_json::from_str::<Value>).transpose()?,
+                }),
+            ))
+        }
         Err(error) => match error.as_db_error() {
             Some(told) if *told.code() != SqlState::ADMIN_SHUTDOWN => {
                 Err(bad(told.message().to_owned()))
@@ -382,4 +480,52 @@ async fn change(client: &Client, module: &str, id: &str, edit: Edit) -> Result<V
             _ => Err(error.into()),
         },
     }
+}
+
+/// Many leads with one statement, as a user's import does it.
+async fn import(client: &Client, user: &str) -> Result<Value, Refused> {
+    let sql = "insert into public.leads (first_name, last_name, phone, source, status, owner_id, user_id,
+                                         created_by, team_id, broker_id)
+               select 'Lead', lpad(n::text, 4, '0'), '775-555-' || lpad((n % 10000)::text, 4, '0'), 'import', 'new',
+                      u.id, u.id, u.id, u.team_id, u.broker_id
+                 from public.users u, generate_series(1, $2) n where u.id = $1::text::uuid";
+    let user = user_id(user)?.to_string();
+    let imported = client.execute(sql, &[&user, &IMPORTED]).await?;
+    Ok(json!({"imported": imported}))
+}
+
+/// Restarts Postgres, where it is the throwaway one of `deploy/postgres.sh`, which tells by `PG_BIN`.
+async fn restart(client: &Client) -> Result<Value, Refused> {
+    let Some(programs) = std::env::var_os("PG_BIN") else {
+        let why = "this Postgres is not the demo's own; deploy/demo.sh without DATABASE_URL brings one that may be restarted";
+        return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()));
+    };
+    let row = client
+        .query_one("select current_setting('data_directory')", &[])
+        .await?;
+    let data = std::path::PathBuf::from(row.get::<_, String>(0));
+    let mut command = Command::new(std::path::Path::new(&programs).join("pg_ctl"));
+    let owner = std::fs::metadata(&data)?;
+    if owner.uid() != 0 && std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+        // Postgres refuses to run as root
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    command
+        .args(["restart", "-w", "-m", "fast", "-D"])
+        .arg(&data)
+        .arg("-l")
+        .arg(data.join("log"))
+        .current_dir(&data)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let ended = tokio::task::spawn_blocking(move || command.status()).await??;
+    if ended.success() {
+        return Ok(json!({"restarted": true}));
+    }
+    let why = format!(
+        "pg_ctl restart ended with {ended}; its log is {}",
+        data.join("log").display()
+    );
+    Err(refused(StatusCode::SERVICE_UNAVAILABLE, why))
 }

@@ -15,6 +15,7 @@ use crm_relay::token::Keys;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 /// Makes a PostgreSQL-backed CRM live: each change of a record, pushed to every browser that looks at it
 #[derive(Parser)]
@@ -339,7 +340,7 @@ async fn try_out(config: Config) -> anyhow::Result<()> {
     demo::load(&session.client).await?;
     let tell = |line: String| tracing::info!("{line}");
     let served = match schema::install(&database, "public", None, tell).await {
-        Ok(()) => serve(config, listener, Some(demo::routes(database.clone())), stop).await,
+        Ok(()) => serve_demo(config, listener, stop).await,
         Err(error) => Err(error.into()),
     };
     // what the demo brought it takes away, also when it failed
@@ -349,4 +350,36 @@ async fn try_out(config: Config) -> anyhow::Result<()> {
     }
     demo::unload(&session.client).await?;
     served
+}
+
+/// Serves until `stop`; when somebody stops the relay on purpose, the CRM goes on without it for a while
+/// and then another relay begins.
+async fn serve_demo(
+    config: Config,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut stop = std::pin::pin!(stop);
+    let stop_relay = Arc::new(Notify::new());
+    let routes = demo::routes(config.database.clone(), stop_relay.clone());
+    let listener = listener.into_std()?;
+    let listen = || TcpListener::from_std(listener.try_clone()?);
+    loop {
+        let mut done = false;
+        let until = async {
+            tokio::select! {
+                () = &mut stop => done = true,
+                () = stop_relay.notified() => {}
+            }
+        };
+        serve(config.clone(), listen()?, Some(routes.clone()), until).await?;
+        if done {
+            return Ok(());
+        }
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            () = tokio::time::sleep(demo::AWAY_FOR) => {}
+            never = demo::serve_alone(listen()?, routes.clone()) => match never {},
+        }
+    }
 }

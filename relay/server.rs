@@ -48,6 +48,7 @@ use crate::socket::Socket;
 use crate::throttle::Throttle;
 use crate::tls::Identity;
 use crate::token::{Keys, Secret};
+use crate::web;
 
 use handshake::{handshake, offered, switching};
 use places::{Places, network};
@@ -193,7 +194,7 @@ pub async fn serve(
         trusted: trusted.clone(),
     };
     let own = ws(&config, shared, upgrades).or(health(status.clone(), false));
-    let own = own.unify().boxed();
+    let own = own.unify().or(web::routes()).unify().boxed();
     let service = match more {
         Some(more) => warp::service(own.or(more).unify().boxed()),
         None => warp::service(own),

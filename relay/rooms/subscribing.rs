@@ -86,9 +86,16 @@ impl Rooms {
             let snapshot = &moment.position.snapshot;
             now.epoch == moment.epoch && !snapshot.is_within(&now.position.snapshot)
         };
-        if let Beginning::Records { at, .. } = &subscribe.from
-            && is_ahead(at)
-        {
+        // what changed access until then is yet to be applied
+        let is_early = match &subscribe.from {
+            Beginning::Records { at, .. } => is_ahead(at),
+            Beginning::Since {
+                since,
+                journal: Some(Missed::Events(_, until)),
+            } => now.epoch == since.epoch && !until.is_within(&now.position.snapshot),
+            _ => false,
+        };
+        if is_early {
             return Admission::Later;
         }
         let Some(granted) = &subscribe.granted else {

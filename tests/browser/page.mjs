@@ -4,26 +4,83 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const RELAY = new URL("../../target/debug/crm-relay", import.meta.url).pathname;
+const TARGET = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.meta.url).pathname;
+const RELAY = `${TARGET}/debug/crm-relay`;
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
-/** Starts `crm-relay demo` and waits until it says that it is ready. */
-export async function demo(listen = "127.0.0.1:0") {
-  const child = spawn(RELAY, ["demo", "--listen", listen], { stdio: ["ignore", "pipe", "inherit"] });
-  const ended = new Promise((done) => child.once("exit", done));
-  for await (const line of createInterface({ input: child.stdout })) {
-    if (line.startsWith("ready ")) {
-      const stop = async () => {
-        child.kill("SIGTERM");
-        return ended;
+/** Whom the demo's CRM knows, each with the rooms of their screen. */
+export const PEOPLE = Object.fromEntries(["ana", "ben", "carla", "dev", "edith"].map((name, at) => {
+  const id = `a0000000-0000-4000-8000-00000000000${at + 1}`;
+  const team = `team:70000000-0000-4000-8000-00000000000${at < 2 ? 1 : 2}`;
+  return [name, { id, rooms: [`user:${id}`, name === "edith" ? "broker:b0000000-0000-4000-8000-000000000001" : team] }];
+}));
+
+/**
+ * Starts `crm-relay demo` and waits until it says that it is ready. `logged` waits for a line of its log.
+ */
+export async function demo(listen = "127.0.0.1:0", env = {}) {
+  const child = spawn(RELAY, ["demo", "--listen", listen], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
+  const ended = new Promise((done) => child.once("exit", (code) => done(code)));
+  const lines = [];
+  const waiting = new Set();
+  createInterface({ input: child.stderr }).on("line", (line) => {
+    lines.push(line);
+    if (/ (WARN|ERROR) /.test(line)) console.log(line);
+    for (const look of [...waiting]) look(line);
+  });
+  const logged = (pattern, within = 15_000) =>
+    new Promise((done, fail) => {
+      const found = lines.findLast((line) => pattern.test(line));
+      if (found) return done(found);
+      const timer = setTimeout(() => fail(new Error(`the log never said ${pattern}`)), within);
+      const look = (line) => {
+        if (!pattern.test(line)) return;
+        clearTimeout(timer);
+        waiting.delete(look);
+        done(line);
       };
-      return { url: line.slice("ready ".length), stop };
-    }
-  }
-  throw new Error("the demo ended before it was ready");
+      waiting.add(look);
+    });
+  const output = createInterface({ input: child.stdout });
+  const url = await new Promise((done, fail) => {
+    output.on("line", (line) => line.startsWith("ready ") && done(line.slice("ready ".length)));
+    child.once("error", fail);
+    ended.then((code) => fail(new Error(`the demo ended with ${code} before it was ready: ${lines.at(-1)}`)));
+  });
+  const end = (signal) => {
+    child.kill(signal);
+    return ended;
+  };
+  return { url, logged, lines, stop: () => end("SIGTERM") };
 }
 
 export function browser() {
   return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+}
+
+/** The CRM's API as another program would use it. */
+export async function api(url, path, options) {
+  const answer = await fetch(`${url}api/${path}`, options);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
+  return answer.json();
+}
+
+export const edit = (url, user, module, { id, version }, fields) =>
+  api(url, `${module}/${id}`, {
+    method: "PATCH",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ user, version, fields }),
+  });
+
+/** Waits until something is so, and says what it was instead. */
+export async function until(look, wanted, within = 15_000) {
+  const end = Date.now() + within;
+  let seen;
+  do {
+    seen = await look();
+    if (wanted(seen)) return seen;
+    await new Promise((done) => setTimeout(done, 20));
+  } while (Date.now() < end);
+  throw new Error(`after ${within} ms it was still ${JSON.stringify(seen)}`);
 }

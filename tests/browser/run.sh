@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Runs the browser tests: each file against crm-relay demo on a throwaway Postgres of its own.
+# Runs the tests of the browser's side: first what needs no relay, then each file against crm-relay demo on a
+# throwaway Postgres of its own. SCREENS=1 keeps the screenshots.
 set -euo pipefail
 cd "$(dirname "$0")"
-npm ci --silent --no-audit --no-fund
+for part in . app; do
+  (cd "$part" && npm ci --silent --no-audit --no-fund)
+done
+node --test unit/*.test.mjs
+(cd app && npm run --silent build -- --logLevel error)
 for file in *.test.mjs; do
   ../../deploy/postgres.sh run -- node --test "$file"
 done

@@ -85,3 +85,41 @@ async fn a_body_that_does_not_come_or_does_not_end_holds_up_nobody() {
     let (status, body) = relay.request(whole.as_bytes()).await;
     assert_eq!(status, 200, "{body}");
 }
+
+/// Asks the demo to break something.
+async fn break_it(relay: &Relay, what: &str, headers: &str) -> (u16, String) {
+    let request = format!(
+        "POST /api/break/{what} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n",
+        relay.address()
+    );
+    relay.request(request.as_bytes()).await
+}
+
+#[tokio::test]
+async fn a_page_from_elsewhere_breaks_nothing_and_what_cannot_break_is_told() {
+    let (_database, relay) = demo().await;
+    for what in ["relay", "postgres"] {
+        let elsewhere = "Origin: http://evil.example\r\n";
+        let (status, body) = break_it(&relay, what, elsewhere).await;
+        assert_eq!(status, 403, "{body}");
+    }
+    let (status, body) = break_it(&relay, "everything", "").await;
+    assert_eq!(status, 404);
+    assert!(error(&body).contains("relay and postgres can"), "{body}");
+    assert_eq!(relay.get("/healthz", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn while_the_relay_is_away_the_crm_answers_and_stopping_the_demo_leaves_nothing() {
+    let (database, relay) = demo().await;
+    assert_eq!(break_it(&relay, "relay", "").await.0, 200);
+    relay.logged("stopped").await;
+    assert_eq!(relay.get("/api/users", "").await.0, 200);
+    assert_eq!(relay.get("/client.js", "").await.0, 200);
+    assert_eq!(relay.get("/ws", "").await.0, 404, "there is no relay");
+    relay.signal("TERM");
+    let ended = relay.stop_signalled().await;
+    assert!(ended.success(), "{ended}");
+    let left = "select count(*) from pg_class where relname in ('listings', 'setting')";
+    assert_eq!(database.value(left).await, "0");
+}
