@@ -223,6 +223,12 @@ impl Watcher {
             return false;
         };
         tokio::spawn(connection);
+        // first: whoever knows it has read everything that was written before it
+        let sql = format!("select first_name from leads where id = '{}'", record(3, 0));
+        let Ok(marker) = client.query_one(&sql, &[]).await else {
+            self.cursor = None;
+            return false;
+        };
         for (number, (table, column)) in MODULES.iter().enumerate() {
             let sql = format!(
                 "select t.id::text, t.{column}, coalesce((select max(c.seq) from crm_relay.change c where c.module = '{table}' and c.record_id = t.id::text), 0) from {table} t"
@@ -238,12 +244,7 @@ impl Watcher {
                 known.value = row.get(1);
             }
         }
-        let sql = format!("select first_name from leads where id = '{}'", record(3, 0));
-        let Ok(row) = client.query_one(&sql, &[]).await else {
-            self.cursor = None;
-            return false;
-        };
-        if let Some(marker) = row.get::<_, Option<String>>(0) {
+        if let Some(marker) = marker.get::<_, Option<String>>(0) {
             self.mark(marker.parse().unwrap());
         }
         true
