@@ -50,6 +50,9 @@ pub struct Given {
         hide_env_values = true
     )]
     pub admin_token: Option<String>,
+    /// File with that token
+    #[arg(long, env = "RELAY_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<String>,
     /// Origins of pages that may connect, such as https://*.crm.example, separated by commas [default: same origin only]
     #[arg(long, env = "RELAY_ALLOWED_ORIGINS", value_name = "ORIGINS")]
     pub allowed_origins: Option<String>,
@@ -261,6 +264,7 @@ impl Given {
             ("trusted_proxies", &mut given.trusted_proxies),
             ("admin_listen", &mut given.admin_listen),
             ("admin_token", &mut given.admin_token),
+            ("admin_token_file", &mut given.admin_token_file),
         ]);
         for (name, value) in table {
             let text = match value {
@@ -370,14 +374,24 @@ impl Given {
                 &mut bad,
             )
         });
-        let admin_token = given.admin_token.as_ref().map(|token| {
+        let mut admin_token = given.admin_token.clone();
+        if let Some(path) = &given.admin_token_file {
+            match std::fs::read_to_string(path) {
+                Ok(_) if admin_token.is_some() => bad.push("admin_token (RELAY_ADMIN_TOKEN): given beside admin_token_file (RELAY_ADMIN_TOKEN_FILE); it must be one of them".to_owned()),
+                Ok(text) => admin_token = Some(text.trim().to_owned()),
+                Err(error) => bad.push(format!(
+                    "admin_token_file (RELAY_ADMIN_TOKEN_FILE): {path}: {error}"
+                )),
+            }
+        }
+        let admin_token = admin_token.map(|token| {
             if token.len() < 16 {
                 bad.push(format!(
                     "admin_token (RELAY_ADMIN_TOKEN): {} bytes; it must be at least 16 that nobody can guess",
                     token.len()
                 ));
             }
-            Secret(token.as_bytes().to_vec())
+            Secret(token.into_bytes())
         });
         let log = given.log.clone().unwrap_or_else(|| "info".to_owned());
         if let Err(error) = log.parse::<tracing_subscriber::EnvFilter>() {
@@ -477,6 +491,18 @@ impl Given {
             "a number of subscribes",
             &mut bad,
         );
+        for (name, count) in [
+            ("max_rooms (RELAY_MAX_ROOMS)", max_rooms),
+            ("max_frames (RELAY_MAX_FRAMES)", max_frames as usize),
+            (
+                "max_subscribes (RELAY_MAX_SUBSCRIBES)",
+                max_subscribes as usize,
+            ),
+        ] {
+            if count == 0 {
+                bad.push(format!("{name}: 0; it must be at least 1"));
+            }
+        }
         match database {
             Some(database) if bad.is_empty() => Ok(Config {
                 tls,

@@ -313,11 +313,15 @@ fn tell_systemd(state: &[NotifyState]) {
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    // from elsewhere it asks a daemon to read its files again, which this one does by itself
+    let is_end = std::io::stdin().is_terminal();
     Ok(async move {
-        let mut signal = async move || {
+        let mut signal = async move || loop {
             tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => if is_end { return },
             }
         };
         signal().await;

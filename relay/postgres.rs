@@ -178,31 +178,63 @@ impl Database {
 
 /// A URL or `key=value` text without one of its parameters, and that one's value.
 fn take(text: &str, name: &str) -> (String, Option<String>) {
-    let is_url = text.contains("://");
-    let (before, parameters) = match text.split_once('?') {
-        Some((before, parameters)) if is_url => (format!("{before}?"), parameters),
-        _ if is_url => return (text.to_owned(), None),
-        _ => (String::new(), text),
+    if !text.contains("://") {
+        return take_pair(text, name);
+    }
+    let Some((before, parameters)) = text.split_once('?') else {
+        return (text.to_owned(), None);
     };
-    let between = if is_url { '&' } else { ' ' };
     let mut found = None;
-    let others = parameters.split(between).filter(|parameter| {
+    let others = parameters.split('&').filter(|parameter| {
         let value = parameter
             .strip_prefix(name)
             .and_then(|rest| rest.strip_prefix('='));
         found = value.or(found);
         value.is_none()
     });
-    let others = others.collect::<Vec<_>>().join(&between.to_string());
-    let decode = |value: &str| match is_url {
-        true => percent_decode_str(value).decode_utf8_lossy().into_owned(),
-        false => value.trim_matches('\'').to_owned(),
-    };
-    let whole = match others.is_empty() {
-        true => before.trim_end_matches('?').to_owned(),
-        false => before + &others,
-    };
-    (whole, found.map(decode))
+    let others = others.collect::<Vec<_>>().join("&");
+    let found = found.map(|value| percent_decode_str(value).decode_utf8_lossy().into_owned());
+    match others.is_empty() {
+        true => (before.to_owned(), found),
+        false => (format!("{before}?{others}"), found),
+    }
+}
+
+/// The same of `key = 'value'` pairs, with blanks, quotes and backslashes as libpq reads them:
+/// <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-KEYWORD-VALUE>. What it
+/// could not read is left for whoever reads the rest to complain of.
+fn take_pair(text: &str, name: &str) -> (String, Option<String>) {
+    let (mut others, mut found) = (String::new(), None);
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let pair = rest;
+        let Some((key, value)) = rest.split_once('=') else {
+            others.push_str(rest);
+            break;
+        };
+        let mut characters = value.trim_start().chars();
+        let is_quoted = characters.clone().next() == Some('\'');
+        if is_quoted {
+            characters.next();
+        }
+        let mut value = String::new();
+        while let Some(character) = characters.next() {
+            match character {
+                '\\' => value.extend(characters.next()),
+                '\'' if is_quoted => break,
+                blank if blank.is_whitespace() && !is_quoted => break,
+                other => value.push(other),
+            }
+        }
+        rest = characters.as_str().trim_start();
+        if key.trim() == name {
+            found = Some(value);
+        } else {
+            others.push_str(pair[..pair.len() - rest.len()].trim_end());
+            others.push(' ');
+        }
+    }
+    (others.trim_end().to_owned(), found)
 }
 
 /// What libpq's words for TLS mean here.
@@ -218,7 +250,18 @@ fn protection(mode: Option<&str>, roots: Option<&str>) -> Result<(SslMode, Trust
         let roots = given.clone().or(usual);
         roots.ok_or_else(|| ConnectError::BadUrl("sslmode=verify-… needs sslrootcert".to_owned()))
     };
-    Ok(match mode.unwrap_or("prefer") {
+    let usual = match given {
+        // whoever the system trusts may be anybody's: only with the name does it mean something
+        Some(Roots::System) => "verify-full",
+        _ => "prefer",
+    };
+    let mode = mode.unwrap_or(usual);
+    if given == Some(Roots::System) && mode != "verify-full" {
+        return Err(ConnectError::BadUrl(format!(
+            "sslmode={mode} with sslrootcert=system; it must be verify-full"
+        )));
+    }
+    Ok(match mode {
         "disable" => (SslMode::Disable, Trust::Anybody),
         "prefer" => (SslMode::Prefer, Trust::Anybody),
         // as libpq does, for those who gave a root and forgot the rest
@@ -249,4 +292,103 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_tls_is_read_as_libpq_reads_it() {
+        let file = |path: &str| Roots::File(path.into());
+        for (url, rest, mode, trust) in [
+            ("host=h", "host=h", SslMode::Prefer, Trust::Anybody),
+            (
+                "host=h sslmode=require",
+                "host=h",
+                SslMode::Require,
+                Trust::Anybody,
+            ),
+            (
+                "host=h sslmode = require",
+                "host=h",
+                SslMode::Require,
+                Trust::Anybody,
+            ),
+            (
+                "host=h\tsslmode=require",
+                "host=h",
+                SslMode::Require,
+                Trust::Anybody,
+            ),
+            (
+                "sslmode= 'require' host=h",
+                "host=h",
+                SslMode::Require,
+                Trust::Anybody,
+            ),
+            (
+                "password='a sslmode=disable' sslmode=require",
+                "password='a sslmode=disable'",
+                SslMode::Require,
+                Trust::Anybody,
+            ),
+            (
+                r"password='\'' sslmode=disable",
+                r"password='\''",
+                SslMode::Disable,
+                Trust::Anybody,
+            ),
+            (
+                "sslmode=verify-ca sslrootcert='/x y/ca.pem'",
+                "",
+                SslMode::Require,
+                Trust::Authority(file("/x y/ca.pem")),
+            ),
+            (
+                r"sslmode=verify-full sslrootcert=/x\ y",
+                "",
+                SslMode::Require,
+                Trust::Name(file("/x y")),
+            ),
+            (
+                "sslrootcert=system",
+                "",
+                SslMode::Require,
+                Trust::Name(Roots::System),
+            ),
+            (
+                "postgresql://h/d?sslmode=disable",
+                "postgresql://h/d",
+                SslMode::Disable,
+                Trust::Anybody,
+            ),
+            (
+                "postgresql://h/d?a=b&sslrootcert=%2Fx%20y&sslmode=require&c=d",
+                "postgresql://h/d?a=b&c=d",
+                SslMode::Require,
+                Trust::Authority(file("/x y")),
+            ),
+            (
+                "postgresql://h/d?sslrootcert=system",
+                "postgresql://h/d",
+                SslMode::Require,
+                Trust::Name(Roots::System),
+            ),
+        ] {
+            let (left, given) = take(url, "sslmode");
+            let (left, roots) = take(&left, "sslrootcert");
+            let told = protection(given.as_deref(), roots.as_deref()).unwrap();
+            assert_eq!((left.as_str(), told), (rest, (mode, trust)), "{url}");
+        }
+        for (mode, roots) in [
+            (Some("allow"), None),
+            (Some(""), None),
+            (Some("require"), Some("system")),
+            (Some("verify-ca"), Some("system")),
+            (Some("disable"), Some("system")),
+        ] {
+            assert!(protection(mode, roots).is_err(), "{mode:?} {roots:?}");
+        }
+    }
 }

@@ -214,7 +214,7 @@ pub struct Files {
 pub struct Identity {
     files: Files,
     config: RwLock<Arc<ServerConfig>>,
-    looked: Mutex<(Instant, Option<SystemTime>)>,
+    looked: Mutex<(Instant, [Option<SystemTime>; 2])>,
 }
 
 impl Identity {
@@ -254,10 +254,10 @@ impl Identity {
 }
 
 impl Files {
-    /// When the later of them was written.
-    fn changed(&self) -> Option<SystemTime> {
+    /// When each of them was written.
+    fn changed(&self) -> [Option<SystemTime>; 2] {
         let written = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
-        written(&self.certificate).max(written(&self.key))
+        [written(&self.certificate), written(&self.key)]
     }
 
     fn read(&self) -> Result<Arc<ServerConfig>, BadTls> {

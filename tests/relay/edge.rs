@@ -160,8 +160,12 @@ async fn details_are_for_operators() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = port.local_addr().unwrap().to_string();
     drop(port);
+    let folder = Folder::new();
     let relay = Relay::with(&database.url(), |command| {
-        command.env("RELAY_ADMIN_TOKEN", "an operator's token");
+        command.env(
+            "RELAY_ADMIN_TOKEN_FILE",
+            folder.write("token", "an operator's token\n"),
+        );
         command.env("RELAY_ADMIN_LISTEN", &admin);
     })
     .await;

@@ -150,3 +150,13 @@ async fn a_second_signal_ends_it_at_once() {
     // of itself it would have ended with 0
     assert_eq!(relay.stop_signalled().await.code(), Some(130));
 }
+
+#[tokio::test]
+async fn a_hangup_ends_nothing() {
+    let database = Database::create().await;
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    relay.signal("HUP");
+    assert_eq!(client.ping().await["type"], "pong");
+    assert_eq!(relay.get("/readyz", "").await.0, 200);
+}
