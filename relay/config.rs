@@ -115,10 +115,10 @@ pub struct Given {
     /// Most rooms of one connection [default: 1000]
     #[arg(long, env = "RELAY_MAX_ROOMS", value_name = "COUNT")]
     pub max_rooms: Option<String>,
-    /// Most frames a second of one connection, ten seconds' worth at once [default: 100]
+    /// Most frames a second of one connection, ten seconds' worth at once [default: 300]
     #[arg(long, env = "RELAY_MAX_FRAMES", value_name = "COUNT")]
     pub max_frames: Option<String>,
-    /// Most subscribes a second of one connection, ten seconds' worth at once [default: 20]
+    /// Most subscribes a second of one connection, ten seconds' worth at once [default: 100]
     #[arg(long, env = "RELAY_MAX_SUBSCRIBES", value_name = "COUNT")]
     pub max_subscribes: Option<String>,
 }
@@ -480,14 +480,14 @@ impl Given {
         let max_frames = parsed(
             "max_frames (RELAY_MAX_FRAMES)",
             &given.max_frames,
-            "100",
+            "300",
             "a number of frames",
             &mut bad,
         );
         let max_subscribes = parsed(
             "max_subscribes (RELAY_MAX_SUBSCRIBES)",
             &given.max_subscribes,
-            "20",
+            "100",
             "a number of subscribes",
             &mut bad,
         );

@@ -28,7 +28,7 @@ const server = createServer(async ({ url, method }, answer) => {
 before(async () => {
   await new Promise((done) => server.listen(0, "127.0.0.1", done));
   origin = `http://127.0.0.1:${server.address().port}`;
-  relay = await demo("127.0.0.1:0", { RELAY_ALLOWED_ORIGINS: origin, RELAY_THROTTLE: "0" });
+  relay = await demo("127.0.0.1:0", { RELAY_ALLOWED_ORIGINS: origin, RELAY_THROTTLE: "0", RELAY_MAX_SUBSCRIBES: "1000", RELAY_MAX_FRAMES: "3000" });
   chromium = await browser();
 });
 
