@@ -254,8 +254,10 @@ struct World {
     cursor: Option<Cursor>,
     /// From where its last subscription goes on.
     resumes: Option<Cursor>,
-    /// When the first of its rooms were granted.
-    granted_at: u64,
+    /// When each of its rooms was granted, last.
+    granted_at: HashMap<String, u64>,
+    /// The same of those that it waits for.
+    granting: HashMap<String, u64>,
 }
 
 impl World {
@@ -306,7 +308,8 @@ impl World {
             is_in: Vec::new(),
             cursor: None,
             resumes: None,
-            granted_at: 0,
+            granted_at: HashMap::new(),
+            granting: HashMap::new(),
         }
     }
 
@@ -468,9 +471,8 @@ impl World {
             (None, None) => Beginning::Now,
         };
         self.resumes = wish.since.clone();
-        if self.is_in.is_empty() {
-            self.granted_at = granted.position.snapshot.xmax - 1;
-        }
+        let moment = granted.position.snapshot.xmax - 1;
+        self.granting = rooms.iter().map(|room| (room.clone(), moment)).collect();
         let (reply, replied) = oneshot::channel();
         wish.replied = Some(replied);
         self.rooms.obey(Command::Subscribe(Box::new(Subscribe {
@@ -534,6 +536,7 @@ impl World {
             match frame["type"].as_str() {
                 Some("subscribed") => {
                     let new = rooms("rooms");
+                    self.granted_at.extend(self.granting.drain());
                     // who does not resume fetches
                     match self.resumes.clone() {
                         None => new.iter().for_each(|room| self.fetch(room)),
@@ -547,11 +550,13 @@ impl World {
                 Some("revoked") => {
                     let lost = rooms("rooms");
                     for room in &lost {
-                        // (who changes team may lose a room for a moment that was between two answers:
-                        // they are told, and may ask again)
+                        // (who has changed team since then may lose a room for a moment that was between
+                        // two answers: they are told, and may ask again)
+                        let granted_at = self.granted_at[room];
                         let denied = |moment| !self.database.granted_at(room, moment);
-                        let mut since = self.granted_at..=self.database.now;
-                        let has_moved = self.database.of_user.len() > 1;
+                        let mut since = granted_at..=self.database.now;
+                        let mut moves = self.database.of_user.iter();
+                        let has_moved = moves.any(|(at, _)| *at > granted_at);
                         assert!(has_moved || since.any(denied), "it was theirs: {frame}");
                     }
                     self.is_in.retain(|room| !lost.contains(room));
@@ -662,4 +667,21 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_denial_from_before_a_grant_takes_nothing_away() {
+    let mut world = World::new(1 << 20);
+    let ask = || Step::Ask {
+        wanted: vec![0],
+        kind: 0,
+    };
+    let mut go = |steps: Vec<Step>| steps.into_iter().for_each(|step| world.go(step));
+    go(vec![ask(), Step::Register, Step::Register]);
+    // asked about while of the other team; the answer is under way while they come back and ask anew
+    go(vec![Step::Move { team: 1 }, Step::Read, Step::Think]);
+    go(vec![Step::Move { team: 0 }, Step::Read]);
+    go(vec![ask(), Step::Register, Step::Register, Step::Answer]);
+    world.settle();
+    assert_eq!(world.is_in, ["leads:0"]);
 }

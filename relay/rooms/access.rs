@@ -50,6 +50,8 @@ pub(super) struct Access {
     /// Reviews that are yet to be asked for.
     reviews: VecDeque<Asked>,
     reviewing: bool,
+    /// What became live while a review is out, whose answer may be older than the grant.
+    begun: HashSet<(Member, Arc<str>)>,
     /// When everybody is to be reviewed.
     pub review_at: Option<Instant>,
 }
@@ -197,7 +199,15 @@ impl Access {
         if !self.reviewing
             && let Some(asked) = self.reviews.pop_front()
         {
+            self.begun.clear();
             self.reviewing = judges.later.try_send(asked).is_ok();
+        }
+    }
+
+    /// A room of a member has become live.
+    pub fn begun(&mut self, member: Member, room: &Arc<str>) {
+        if self.reviewing {
+            self.begun.insert((member, room.clone()));
         }
     }
 }
@@ -352,6 +362,8 @@ impl Rooms {
     /// asked for: what they were told meanwhile was judged by who they were for a moment.
     pub(super) fn reviewed(&mut self, rooms: Vec<(Arc<Credential>, Arc<str>, bool)>, resync: bool) {
         self.access.reviewing = false;
+        let begun = std::mem::take(&mut self.access.begun);
+        let mut again = Vec::new();
         let mut lost: HashSet<(Member, Arc<str>)> = HashSet::new();
         let mut told: HashMap<Member, Vec<serde_json::Value>> = HashMap::new();
         for (who, room, granted) in rooms {
@@ -363,7 +375,9 @@ impl Rooms {
                 if !is_they {
                     continue;
                 }
-                if !granted {
+                if !granted && begun.contains(&(member, room.clone())) {
+                    again.push((who.clone(), room.clone()));
+                } else if !granted {
                     lost.insert((member, room.clone()));
                 } else if resync {
                     let one = json!({"room": &*room, "reason": "access_changed"});
@@ -375,7 +389,7 @@ impl Rooms {
         for (member, rooms) in told {
             self.tell(member, &json!({"type": "resync", "rooms": rooms}));
         }
-        self.access.review_next();
+        self.access.review(again, resync, true);
     }
 
     /// Takes rooms away from members, and tells them.

@@ -254,6 +254,7 @@ impl Rooms {
             };
             let members = self.rooms.entry(room.clone()).or_default();
             members.insert(subscribe.member);
+            self.access.begun(subscribe.member, &room);
             membership.rooms.insert(room);
         }
         if let Beginning::Records { records, .. } = subscribe.from {
