@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -133,12 +133,12 @@ async fn who_asks_too_often_is_told_and_who_goes_on_is_closed() {
 
 #[tokio::test]
 async fn one_address_that_only_connects_does_not_keep_others_out() {
-    rlimit::increase_nofile_limit(4096).unwrap();
+    rlimit::increase_nofile_limit(12_000).unwrap();
     let database = Database::create().await;
     let relay = Relay::start(&database.url()).await;
     let to: SocketAddr = relay.address().parse().unwrap();
     let mut held = Vec::new();
-    for _ in 0..1100 {
+    for _ in 0..10_000 {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
         let mut stream = socket.connect(to).await.unwrap();
@@ -152,6 +152,36 @@ async fn one_address_that_only_connects_does_not_keep_others_out() {
     let mut client = Client::connect(&relay).await;
     assert_eq!(client.ping().await["type"], "pong");
     assert_eq!(relay.get("/healthz", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn headers_that_never_end_are_cut_off() {
+    let database = Database::create().await;
+    let relay = Relay::start(&database.url()).await;
+    let began = Instant::now();
+    let mut slow = tokio::net::TcpStream::connect(relay.address())
+        .await
+        .unwrap();
+    slow.write_all(b"GET /ws HTTP/1.1\r\nX-Long: ")
+        .await
+        .unwrap();
+    let mut drop_by_drop = tokio::time::interval(Duration::from_millis(200));
+    let mut told = [0; 512];
+    let cut = loop {
+        tokio::select! {
+            read = slow.read(&mut told) => break read,
+            _ = drop_by_drop.tick() => {
+                let written = slow.write_all(b"and on").await;
+                if let Err(error) = written {
+                    break Err(error);
+                }
+            }
+        }
+    };
+    let lasted = began.elapsed();
+    assert!(lasted >= Duration::from_secs(9), "it was given {lasted:?}");
+    assert!(lasted <= Duration::from_secs(9) + DEADLINE, "{lasted:?}");
+    assert!(!matches!(cut, Ok(count) if told[..count].starts_with(b"HTTP/1.1 2")));
 }
 
 #[tokio::test]

@@ -90,6 +90,29 @@ async fn a_journal_emptied_by_hand_is_another_history() {
 }
 
 #[tokio::test]
+async fn a_journal_dropped_under_the_relay_s_feet_is_told_and_a_new_one_is_another_history() {
+    let database = Database::create().await;
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    let cursors = see(&mut client, database.client()).await;
+    database.execute("drop schema crm_relay cascade").await;
+    relay.logged("schema crm_relay is not installed").await;
+    let (status, body) = relay.get("/readyz", "").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("run: crm-relay install"), "{body}");
+    assert_eq!(client.ping().await["type"], "pong", "clients stay");
+    // nobody is told of what nobody captures
+    database.execute("update leads set status = 'lost'").await;
+    let installed = crm_relay(&database.url(), &["install"]);
+    assert!(installed.status.success(), "{installed:?}");
+    all_fetch_anew(&relay, &mut client, &cursors).await;
+    database.execute("update leads set status = 'new'").await;
+    let event = client.next_event().await;
+    assert_eq!(event["previous"]["status"], "lost");
+    assert_eq!(relay.get("/readyz", "").await.0, 200);
+}
+
+#[tokio::test]
 async fn what_a_crash_took_back_is_another_history() {
     let cluster = Cluster::start().await;
     let relay = Relay::start(&cluster.url()).await;
