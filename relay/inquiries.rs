@@ -105,7 +105,7 @@ impl Inquiries {
             };
             // one that rested may have ended meanwhile, or its wire
             if since.elapsed() < TRUSTED_FOR
-                || matches!(timeout(ALIVE_WITHIN, journal.rings()).await, Ok(Ok(_)))
+                || matches!(timeout(ALIVE_WITHIN, journal.mode()).await, Ok(Ok(_)))
             {
                 return Ok(journal);
             }

@@ -23,7 +23,7 @@ pub use access::Question;
 pub use past::{RecordNow, Verdict};
 
 /// Version of the schema that this relay reads.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// What is read of each row, the same wherever it is read.
 macro_rules! columns {
@@ -101,6 +101,17 @@ pub enum JournalError {
     },
 }
 
+/// When writers ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// While the relay sleeps.
+    Adaptive,
+    /// Each transaction.
+    Always,
+    /// Never: the relay polls.
+    Never,
+}
+
 /// A session that reads the journal.
 pub struct Journal {
     session: Session,
@@ -159,13 +170,17 @@ impl Journal {
     }
 
     /// The doorbell's mode: whether writers ring.
-    pub async fn rings(&self) -> Result<bool, JournalError> {
+    pub async fn mode(&self) -> Result<Mode, JournalError> {
         let row = self
             .session
             .client
-            .query_one("select doorbell <> 'never' from crm_relay.setting", &[])
+            .query_one("select doorbell from crm_relay.setting", &[])
             .await?;
-        Ok(row.get(0))
+        Ok(match row.get(0) {
+            "never" => Mode::Never,
+            "adaptive" => Mode::Adaptive,
+            _ => Mode::Always,
+        })
     }
 
     /// Which tables are watched.

@@ -14,7 +14,7 @@
 //!
 //! | station | what it does | what it does not know |
 //! |---|---|---|
-//! | [`doorbell`] | hears that something was committed | what |
+//! | [`doorbell`], [`sleep`] | hears that something was committed; tells writers whether they must ring | what |
 //! | [`journal`], [`reader`] | reads exactly what became visible since the last [`snapshot`] | sockets |
 //! | [`order`], [`diff`] | bring a transaction's [`change`]s in order; tell which columns changed | I/O of any kind |
 //! | [`event`] | what a change is to those who see it; its frames, each put together once | members of rooms |
@@ -80,6 +80,7 @@ pub mod replay;
 pub mod rooms;
 pub mod schema;
 pub mod server;
+pub mod sleep;
 pub mod snapshot;
 pub mod socket;
 pub mod standing;

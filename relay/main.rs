@@ -68,13 +68,15 @@ struct Install {
     /// Schema of the CRM's tables
     #[arg(long, default_value = "public", value_name = "SCHEMA")]
     crm_schema: String,
-    /// Whether writers ring [default: as it is; at first always]
+    /// Whether writers ring [default: as it is; at first adaptive]
     #[arg(long, env = "RELAY_DOORBELL")]
     doorbell: Option<Doorbell>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Doorbell {
+    /// Transactions with changes ring by NOTIFY while the relay sleeps
+    Adaptive,
     /// Each transaction with changes rings by NOTIFY
     Always,
     /// The relay polls: for servers that use two-phase commit, which refuses NOTIFY
@@ -168,6 +170,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             doorbell,
         }) => {
             let doorbell = doorbell.map(|mode| match mode {
+                Doorbell::Adaptive => "adaptive",
                 Doorbell::Always => "always",
                 Doorbell::Never => "never",
             });

@@ -9,10 +9,12 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{AsyncMessage, Client, Config, Notification};
+use tokio_postgres::{AsyncMessage, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::tls::{self, BadTls, Roots, Trust};
+
+pub use tokio_postgres::Client;
 
 /// How long a session may take to open, over all hosts that the URL names.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,12 +63,45 @@ pub struct Session {
     pub client: Client,
     /// What the session says by itself; closed when the session is lost.
     pub said: mpsc::Receiver<Said>,
-    driver: JoinHandle<()>,
+    driver: Driver,
 }
 
-impl Drop for Session {
+/// What a session says by itself, apart from the queries; the session ends with it.
+pub struct Ears {
+    said: mpsc::Receiver<Said>,
+    _driver: Driver,
+}
+
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.0.abort();
+    }
+}
+
+impl Session {
+    /// Queries on one side, the rest on the other.
+    pub fn split(self) -> (Client, Ears) {
+        let Session {
+            client,
+            said,
+            driver,
+        } = self;
+        (
+            client,
+            Ears {
+                said,
+                _driver: driver,
+            },
+        )
+    }
+}
+
+impl Ears {
+    /// Waits until the session is lost.
+    pub async fn lost(&mut self) {
+        while self.said.recv().await.is_some() {}
     }
 }
 
@@ -171,7 +206,7 @@ impl Database {
         Ok(Session {
             client,
             said,
-            driver,
+            driver: Driver(driver),
         })
     }
 }

@@ -4,6 +4,7 @@
 //! goes away it comes back with backoff and goes on where it was. It knows nothing of sockets.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +18,13 @@ use crate::diff::BadImage;
 use crate::doorbell::{Doorbell, Unheard};
 use crate::event::{self, Event};
 use crate::inquiries::NotTold;
-use crate::journal::{Journal, JournalError, Verdict};
+use crate::journal::{Journal, JournalError, Mode, Verdict};
 use crate::order;
 use crate::policy::Placement;
 use crate::postgres::{ConnectError, Database};
 use crate::registry::Registry;
 use crate::rooms::Command;
+use crate::sleep::Sleeper;
 use crate::snapshot::{Cursor, Place, Position};
 
 /// How often the journal is looked at though no bell rang; also how often the registry is read.
@@ -78,6 +80,8 @@ enum Interrupted {
     Unheard(#[from] Unheard),
     #[error("history is another than the one that was read")]
     OtherHistory,
+    #[error("the doorbell has another mode now")]
+    OtherMode,
     #[error("the rooms are gone")]
     Stopped,
 }
@@ -152,13 +156,20 @@ impl Reader {
             // before there is a cursor, with which clients are let in
             self.read_registry(&journal).await?;
             self.find_position(&journal).await?;
-            let rings = journal.rings().await?;
-            Ok::<_, Interrupted>((journal, rings))
+            let mode = journal.mode().await?;
+            let sleeper = match mode {
+                Mode::Adaptive => Some(Sleeper::begin(&self.database).await?),
+                Mode::Always | Mode::Never => None,
+            };
+            Ok::<_, Interrupted>((journal, mode, sleeper))
         };
-        let (journal, rings) = tokio::select! {
+        let (journal, mode, mut sleeper) = tokio::select! {
             opened = opening => opened?,
             unheard = doorbell.watch() => return Err(unheard.into()),
         };
+        if sleeper.is_some() {
+            doorbell.keep_company();
+        }
         tokio::select! {
             read = self.read(&journal) => { read?; }
             unheard = doorbell.watch() => return Err(unheard.into()),
@@ -172,17 +183,16 @@ impl Reader {
         {
             return Err(Interrupted::Stopped);
         }
-        tracing::info!(database = %self.database.target(), cursor = %self.place.text, rings, "reading the journal");
+        tracing::info!(database = %self.database.target(), cursor = %self.place.text, doorbell = ?mode, "reading the journal");
         self.told.readiness.send_replace(Readiness::Ready);
         tokio::select! {
             remembered = self.remember(&journal) => remembered?,
             unheard = doorbell.watch() => return Err(unheard.into()),
         }
 
-        let mut safety = tokio::time::interval(if rings {
-            SAFETY_POLL
-        } else {
-            POLL_WITHOUT_BELL
+        let mut safety = tokio::time::interval(match mode {
+            Mode::Never => POLL_WITHOUT_BELL,
+            Mode::Adaptive | Mode::Always => SAFETY_POLL,
         });
         safety.set_missed_tick_behavior(MissedTickBehavior::Delay);
         safety.reset();
@@ -190,11 +200,19 @@ impl Reader {
         let mut pruned = Instant::now();
         let mut pruning = JoinSet::new();
         loop {
+            let is_due = async {
+                match &mut sleeper {
+                    Some(sleeper) => sleeper.due().await,
+                    None => pending().await,
+                }
+            };
             let rung = tokio::select! {
                 rung = doorbell.rung() => {
                     rung?;
-                    // so that it does not find what is about to ring: among many changes one always is
-                    safety.reset();
+                    true
+                }
+                due = is_due => {
+                    due?;
                     true
                 }
                 // what it finds may be about to ring
@@ -202,13 +220,28 @@ impl Reader {
                 _ = safety.tick() => false,
                 () = self.rooms.closed() => return Err(Interrupted::Stopped),
             };
+            if rung {
+                // so that it does not find what is about to ring: among many changes one always is
+                safety.reset();
+            }
+            let is_rung_for = sleeper
+                .as_ref()
+                .map_or(mode == Mode::Always, Sleeper::is_rung_for);
+            let silent = doorbell.leader_is_silent();
+            let began = Instant::now();
             let look = async {
+                if let Some(sleeper) = &mut sleeper {
+                    sleeper.tend(silent).await?;
+                }
                 let found = self.read(&journal).await?;
-                if !rung && rings && found > 0 {
+                if !rung && is_rung_for && found > 0 {
                     tracing::warn!(changes = found, "found changes that no bell had announced");
                 }
                 if looked_around.elapsed() >= SAFETY_POLL {
                     looked_around = Instant::now();
+                    if journal.mode().await? != mode {
+                        return Err(Interrupted::OtherMode);
+                    }
                     self.check_history(&journal).await?;
                     self.read_registry(&journal).await?;
                 }
@@ -218,12 +251,21 @@ impl Reader {
                     let read = self.place.cursor.position.clone();
                     pruning.spawn(prune(self.database.clone(), read));
                 }
-                Ok::<_, Interrupted>(())
+                Ok::<_, Interrupted>(found)
             };
             // for as long as the doorbell is heard: a look that never ends is cut off by it
-            tokio::select! {
+            let found = tokio::select! {
                 looked = look => looked?,
                 unheard = doorbell.watch() => return Err(unheard.into()),
+            };
+            if let Some(sleeper) = &mut sleeper {
+                sleeper
+                    .looked(found, began.elapsed(), doorbell.has_rung())
+                    .await?;
+                doorbell.lead(sleeper.leads());
+                if found > 0 && !is_rung_for {
+                    doorbell.pass_on().await?;
+                }
             }
         }
     }

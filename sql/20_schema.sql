@@ -15,17 +15,30 @@ create table if not exists crm_relay.setting (
   version integer not null,
   install_id uuid not null default pg_catalog.gen_random_uuid(),
   installed_at timestamptz not null default pg_catalog.now(),
-  doorbell text not null default 'always' check (doorbell in ('always', 'never')),
+  doorbell text not null default 'adaptive' constraint setting_doorbell_check check (doorbell in ('adaptive', 'always', 'never')),
   retention interval not null default '7 days' check (retention >= '1 minute'),
   pruned_txid xid8 not null default '0',
   pruned_at timestamptz
 );
+-- what version 2 did not have
+do $doorbell$
+begin
+  if not exists (select from pg_catalog.pg_constraint c
+                  where c.conrelid = 'crm_relay.setting'::pg_catalog.regclass
+                    and pg_catalog.pg_get_constraintdef(c.oid) like '%adaptive%') then
+    alter table crm_relay.setting
+      drop constraint setting_doorbell_check,
+      add constraint setting_doorbell_check check (doorbell in ('adaptive', 'always', 'never')),
+      alter column doorbell set default 'adaptive';
+  end if;
+end
+$doorbell$;
 comment on table crm_relay.setting is 'the settings of this installation: one row';
 comment on column crm_relay.setting.version is 'version of the schema; an older crm-relay refuses to install over it';
 comment on column crm_relay.setting.install_id is 'tells this installation from every other; part of the epoch of cursors';
 comment on column crm_relay.setting.installed_at is 'when it was first installed';
 comment on column crm_relay.setting.doorbell is
-  'always: each transaction with changes rings by notify; never: the relay polls (for servers with two-phase commit, which refuses notify)';
+  'adaptive: transactions with changes ring by notify while the relay sleeps; always: each does; never: the relay polls (for servers with two-phase commit, which refuses notify)';
 comment on column crm_relay.setting.retention is 'how long a change is kept in the journal at least';
 comment on column crm_relay.setting.pruned_txid is 'greatest transaction id that was ever truncated away: a cursor below it is not whole';
 comment on column crm_relay.setting.pruned_at is 'when a slot was last truncated';

@@ -243,16 +243,22 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  -- A relay that sleeps holds this lock, and one that wants to sleep waits for it: then there is no
+  -- share of it, and it must be rung for. With a share there is somebody who looks anyway, or nobody at
+  -- all; it is kept until the transaction ends, so that nobody falls asleep before.
+  if doorbell = 'adaptive' and pg_try_advisory_xact_lock_shared('crm_relay.setting'::regclass::oid::int, 2) then
+    return;
+  end if;
   -- a full queue of notifications would abort the writer's commit; the relay's safety poll finds
   -- what no bell announced
-  if doorbell = 'always' and pg_notification_queue_usage() < 0.5 then
+  if doorbell <> 'never' and pg_notification_queue_usage() < 0.5 then
     -- the same for all rows of a transaction, so that Postgres folds them into one
     perform pg_notify('crm_relay', '{"txid":"' || pg_current_xact_id() || '","module":"' || module || '"}');
   end if;
 end
 $$;
 comment on function crm_relay.ring(text, text) is
-  'the doorbell: a hint to look at the journal; everybody may hear and forge it, so it names no record and is never believed';
+  'the doorbell: a hint to look at the journal, where nobody looks anyway; everybody may hear and forge it, so it names no record and is never believed';
 
 -- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six
 -- columns between two sessions. search_path is pinned against tables and types of the caller's own,

@@ -6,6 +6,7 @@ mod chaos;
 mod commands;
 mod demo;
 mod documents;
+mod doorbell;
 mod edge;
 mod faults;
 mod harness;
