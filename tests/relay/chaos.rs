@@ -351,15 +351,16 @@ async fn in_chaos_nothing_is_lost_doubled_or_out_of_order() {
     ];
     let url = |proxy: &Proxy| format!("postgresql://postgres@127.0.0.1:{}/postgres", proxy.port());
     let start = async |number: usize, listen: Option<String>| {
-        Relay::with(&url(&databases[number]), |command| {
+        let relay = Relay::begin(&url(&databases[number]), |command| {
             command
                 .env("RELAY_HEARTBEAT", "1s")
                 .env("RELAY_LOG", "warn");
             if let Some(listen) = listen {
                 command.env("RELAY_LISTEN", listen);
             }
-        })
-        .await
+        });
+        // how quick it is is measured at the end; here it only has to come back
+        relay.begun_within(Duration::from_secs(120)).await
     };
     let mut relays = [Some(start(0, None).await), Some(start(1, None).await)];
     let listen = relays

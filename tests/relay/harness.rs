@@ -593,9 +593,14 @@ impl Relay {
 
     /// Once it says that it is ready.
     async fn begun(self) -> Relay {
+        self.begun_within(DEADLINE).await
+    }
+
+    /// The same, where what it needs may be broken for a while.
+    pub async fn begun_within(self, within: Duration) -> Relay {
         let mut relay = self;
         let mut told = BufReader::new(relay.child.stdout.take().unwrap()).lines();
-        let ready = timeout(DEADLINE, told.next_line()).await;
+        let ready = timeout(within, told.next_line()).await;
         let Ok(Ok(Some(line))) = ready else {
             panic!(
                 "the relay did not become ready: {ready:?}\n{}",
