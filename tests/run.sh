@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all tests, or the parts that are named: format clippy rust sql shell browser chaos.
+# Runs all tests, or the parts that are named: format clippy rust sql shell model browser chaos.
 # Installs what is missing; every part that needs Postgres starts one of its own.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -15,7 +15,7 @@ install_missing() {
   cargo clippy --version >/dev/null 2>&1 || rustup component add clippy || exit 1
   deploy/postgres.sh install || exit 1
   if ! command -v apt-get >/dev/null; then
-    for tool in psql pg_prove pgbouncer shellcheck node npm chromium; do
+    for tool in psql pg_prove pgbouncer shellcheck node npm chromium spin; do
       command -v "$tool" >/dev/null || echo "tests/run.sh: please install $tool (and the extensions pgtap and plpgsql_check)" >&2
     done
     return
@@ -24,7 +24,7 @@ install_missing() {
   version=$(find /usr/lib/postgresql -mindepth 1 -maxdepth 1 -printf '%f\n' | sort -V | tail -n 1)
   has() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok'; }
   for package in "postgresql-$version-pgtap" "postgresql-$version-plpgsql-check" \
-    libtap-parser-sourcehandler-pgtap-perl pgbouncer procps shellcheck chromium; do
+    libtap-parser-sourcehandler-pgtap-perl pgbouncer procps shellcheck chromium spin; do
     has "$package" || missing+=("$package")
   done
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
@@ -41,15 +41,16 @@ part_format() { cargo fmt --check; }
 part_clippy() { cargo clippy --all-targets --locked -- -D warnings; }
 part_rust() { deploy/postgres.sh run -- cargo test --locked; }
 part_sql() { deploy/postgres.sh run -- tests/sql/run.sh; }
+part_model() { tests/model/run.sh; }
 part_shell() { shellcheck deploy/*.sh tests/*.sh tests/*/*.sh .ci/run; }
 # the short form; tests/chaos.sh --minutes 60 is the long one
 part_chaos() { tests/chaos.sh; }
 part_browser() { cargo build --locked && tests/browser/run.sh; }
 
-if [ $# -gt 0 ]; then parts=("$@"); else parts=(format clippy rust sql shell browser chaos); fi
+if [ $# -gt 0 ]; then parts=("$@"); else parts=(format clippy rust sql shell model browser chaos); fi
 for part in "${parts[@]}"; do
   if ! declare -F "part_$part" >/dev/null; then
-    echo "tests/run.sh: there is no part \"$part\"; parts are format clippy rust sql shell browser chaos" >&2
+    echo "tests/run.sh: there is no part \"$part\"; parts are format clippy rust sql shell model browser chaos" >&2
     exit 2
   fi
 done
