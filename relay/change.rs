@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use crate::standing::{Heir, Standing};
 
 /// What happened to a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// It is new.
     Created,

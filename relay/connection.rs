@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::frame::{self, Decoder, Message, Violation};
 use crate::gate::{Admitted, Gate, NotAdmitted};
 use crate::history::History;
+use crate::metrics::Metrics;
 use crate::outbox::{Close, Outbox};
 use crate::policy::Credential;
 use crate::protocol::{self, Refusal, Request};
@@ -78,6 +79,8 @@ pub struct Shared {
     pub limits: Limits,
     /// How many connections each user has.
     pub users: Arc<Places<String>>,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Cancelled when the relay stops.
     pub stopping: CancellationToken,
 }
@@ -217,6 +220,7 @@ impl Connection {
             .await;
         }
         let closed = self.outbox.closed();
+        self.shared.metrics.closed(closed);
         let reason = match (&served, closed) {
             (_, Some(close)) => format!("{} {}", close.code, close.reason),
             (Err(error), None) => error.to_string(),
@@ -360,10 +364,7 @@ impl Connection {
                 Message::Close(close) => {
                     let code = close.map_or(1000, |(code, _)| code);
                     // nothing may come after it
-                    self.outbox.close(Close {
-                        code,
-                        reason: "closed by the client",
-                    });
+                    self.outbox.close(Close::by_client(code));
                     return false;
                 }
             }
@@ -487,6 +488,8 @@ impl Connection {
             LookedUp::Token(Ok(admitted)) => self.renew(admitted).await,
             LookedUp::Hello(Some(Err(refused)), _) | LookedUp::Token(Err(refused)) => {
                 tracing::info!(connection = %self.session, reason = refused.reason(), "token refused");
+                let reason = refused.reason().into();
+                self.shared.metrics.tokens_refused.of([reason]).inc();
                 self.outbox.close(Close::BAD_TOKEN);
             }
             LookedUp::Live(None) => {}
@@ -535,6 +538,8 @@ impl Connection {
         let known = self.pass.as_ref().map(|pass| &pass.who.user);
         if known != Some(&admitted.bearer.who.user) {
             tracing::info!(connection = %self.session, "token refused: another user's");
+            let reason = "other_user".into();
+            self.shared.metrics.tokens_refused.of([reason]).inc();
             return self.outbox.close(Close::OTHER_USER);
         }
         self.pass = Some(Pass::of(&admitted));
@@ -781,6 +786,7 @@ mod tests {
                 subscribes: 20,
             },
             users: Places::new(1),
+            metrics: Metrics::default(),
             stopping: CancellationToken::new(),
         };
         tokio::spawn(Connection::new(shared, stream.into(), peer.ip(), 7, None).run(Bytes::new()));

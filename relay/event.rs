@@ -353,6 +353,11 @@ impl Changed {
         self.change.action
     }
 
+    /// How many changes a throttle made this one of.
+    pub fn coalesced(&self) -> u32 {
+        self.coalesced
+    }
+
     /// The part of the record that changed.
     pub fn part(&self) -> Option<&str> {
         self.change.part.as_ref().map(|(part, _)| part.as_str())

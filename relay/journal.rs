@@ -255,6 +255,20 @@ impl Journal {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// Rows, as the statistics estimate them, and bytes of all slots with their indexes; nothing is read
+    /// of the slots themselves.
+    pub async fn size(&self) -> Result<(i64, i64), JournalError> {
+        let row = (self.session.client)
+            .query_one(
+                "select coalesce(sum(pg_stat_get_live_tuples(inhrelid)), 0)::bigint,
+                        coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint
+                   from pg_inherits where inhparent = 'crm_relay.change'::regclass",
+                &[],
+            )
+            .await?;
+        Ok((row.get(0), row.get(1)))
+    }
+
     /// Begins to read what became visible since `position`, all of which must still be there.
     pub async fn read(&self, position: &Position) -> Result<Batch<'_>, JournalError> {
         let (snapshot, pruned) = self.begin().await?;

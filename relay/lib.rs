@@ -27,8 +27,8 @@
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
-//! [`config`] (settings), [`traffic`] (the log of events), [`web`] (the files for browsers), [`demo`] (a
-//! small CRM to try it with).
+//! [`config`] (settings), [`traffic`] (the log of events), [`metrics`] (what is counted), [`web`] (the
+//! files for browsers), [`demo`] (a small CRM to try it with).
 //!
 //! # Invariants
 //!
@@ -67,6 +67,7 @@ pub mod gate;
 pub mod history;
 pub mod inquiries;
 pub mod journal;
+pub mod metrics;
 pub mod order;
 pub mod outbox;
 pub mod policy;

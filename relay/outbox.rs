@@ -65,7 +65,32 @@ impl Close {
         code: 4508,
         reason: "too slow: come back with the cursor",
     };
+    /// Those that the relay may say of itself, each code once.
+    pub const OF_THE_RELAY: [Close; 7] = [
+        Close::GOING_AWAY,
+        Close::BAD_FRAMES,
+        Close::BAD_TOKEN,
+        Close::DISCONNECTED,
+        Close::NO_HELLO,
+        Close::TOO_OFTEN,
+        Close::TOO_SLOW,
+    ];
+
+    /// The client went, with this code.
+    pub fn by_client(code: u16) -> Close {
+        Close {
+            code,
+            reason: BY_CLIENT,
+        }
+    }
+
+    /// Whether it was the client who went.
+    pub fn is_by_client(self) -> bool {
+        self.reason == BY_CLIENT
+    }
 }
+
+const BY_CLIENT: &str = "closed by the client";
 
 /// The queue of one connection; shared by the rooms, which fill it, and the connection's task.
 #[derive(Debug)]
@@ -143,6 +168,11 @@ impl Outbox {
     /// How many frames were ever put in.
     pub fn pushed(&self) -> u64 {
         self.queue().pushed
+    }
+
+    /// How many bytes wait.
+    pub fn bytes(&self) -> usize {
+        self.queue().bytes
     }
 
     /// Most bytes that may wait.

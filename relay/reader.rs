@@ -19,6 +19,7 @@ use crate::doorbell::{Doorbell, Unheard};
 use crate::event::{self, Event};
 use crate::inquiries::NotTold;
 use crate::journal::{Journal, JournalError, Mode, Verdict};
+use crate::metrics::Metrics;
 use crate::order;
 use crate::policy::Placement;
 use crate::postgres::{ConnectError, Database};
@@ -66,6 +67,8 @@ pub struct Told {
     pub registry: watch::Sender<Arc<Registry>>,
     /// What clients are told: there must be something before they are let in.
     pub cursor: watch::Receiver<Arc<str>>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 #[derive(Debug, Error)]
@@ -99,6 +102,8 @@ pub struct Reader {
     handed_on: HashMap<u64, u64>,
     placement: Arc<Placement>,
     look: Arc<Notify>,
+    /// Whether it ever was in contact with Postgres.
+    has_read: bool,
 }
 
 impl Reader {
@@ -121,6 +126,7 @@ impl Reader {
             handed_on: HashMap::new(),
             placement,
             look,
+            has_read: false,
         }
     }
 
@@ -142,6 +148,7 @@ impl Reader {
             self.told
                 .readiness
                 .send_replace(Readiness::Unready(interrupted.to_string()));
+            self.told.metrics.leads.set(0);
             tracing::warn!(reason = %interrupted, again_in_ms = backoff.as_millis() as u64, "not reading the journal");
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
@@ -185,6 +192,9 @@ impl Reader {
         }
         tracing::info!(database = %self.database.target(), cursor = %self.place.text, doorbell = ?mode, "reading the journal");
         self.told.readiness.send_replace(Readiness::Ready);
+        if std::mem::replace(&mut self.has_read, true) {
+            self.told.metrics.reconnects.inc();
+        }
         tokio::select! {
             remembered = self.remember(&journal) => remembered?,
             unheard = doorbell.watch() => return Err(unheard.into()),
@@ -199,6 +209,7 @@ impl Reader {
         let mut looked_around = Instant::now();
         let mut pruned = Instant::now();
         let mut pruning = JoinSet::new();
+        pruning.spawn(measure(self.database.clone(), self.told.metrics.clone()));
         loop {
             let is_due = async {
                 match &mut sleeper {
@@ -209,6 +220,7 @@ impl Reader {
             let rung = tokio::select! {
                 rung = doorbell.rung() => {
                     rung?;
+                    self.told.metrics.doorbells.inc();
                     true
                 }
                 due = is_due => {
@@ -235,6 +247,7 @@ impl Reader {
                 }
                 let found = self.read(&journal).await?;
                 if !rung && is_rung_for && found > 0 {
+                    self.told.metrics.safety_poll_finds.inc_by(found);
                     tracing::warn!(changes = found, "found changes that no bell had announced");
                 }
                 if looked_around.elapsed() >= SAFETY_POLL {
@@ -249,7 +262,11 @@ impl Reader {
                 if pruned.elapsed() >= PRUNE_EVERY && pruning.is_empty() {
                     pruned = Instant::now();
                     let read = self.place.cursor.position.clone();
-                    pruning.spawn(prune(self.database.clone(), read));
+                    let (database, metrics) = (self.database.clone(), self.told.metrics.clone());
+                    pruning.spawn(async {
+                        prune(database.clone(), read).await;
+                        measure(database, metrics).await;
+                    });
                 }
                 Ok::<_, Interrupted>(found)
             };
@@ -263,6 +280,7 @@ impl Reader {
                     .looked(found, began.elapsed(), doorbell.has_rung())
                     .await?;
                 doorbell.lead(sleeper.leads());
+                self.told.metrics.leads.set(i64::from(sleeper.leads()));
                 if found > 0 && !is_rung_for {
                     doorbell.pass_on().await?;
                 }
@@ -411,6 +429,9 @@ impl Reader {
         }
         self.hand_on(held).await?;
         let next = batch.end().await?;
+        if changes > 0 {
+            self.told.metrics.batch.observe(changes as f64);
+        }
         self.reach(next).await?;
         Ok(changes)
     }
@@ -482,6 +503,21 @@ async fn prune(database: Database, read: Position) {
         Ok(slots) if slots.is_empty() => {}
         Ok(slots) => tracing::info!(slots = slots.join(", "), "truncated slots of the journal"),
         Err(error) => tracing::warn!(%error, "could not prune the journal"),
+    }
+}
+
+/// How large the journal is. In a session of its own, too: it waits where a slot is being truncated.
+async fn measure(database: Database, metrics: Metrics) {
+    let measured = async {
+        let journal = Journal::open(database.session("measure").await?).await?;
+        Ok::<_, Interrupted>(journal.size().await?)
+    };
+    match measured.await {
+        Ok((rows, bytes)) => {
+            metrics.journal_rows.set(rows);
+            metrics.journal_bytes.set(bytes);
+        }
+        Err(error) => tracing::warn!(%error, "could not look up the size of the journal"),
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::frame;
+use crate::metrics::Metrics;
 use crate::outbox::{Close, Outbox};
 use crate::policy::Credential;
 use crate::recent::Recent;
@@ -30,7 +31,8 @@ use access::{Access, Pending};
 
 pub use access::Judges;
 pub use command::{
-    Asked, Bearer, Beginning, Command, Enter, Inquiry, Member, Missed, Reply, Subscribe, Verdicts,
+    Asked, Bearer, Beginning, Command, Enter, Inquiry, Member, Missed, Reply, Subscribe, Survey,
+    Verdicts,
 };
 
 /// Most news that wait for the policy's answer; then the reader waits.
@@ -57,6 +59,7 @@ pub struct Rooms {
     /// Whether what the first of them changes of access is known already.
     begun: bool,
     traffic: Traffic,
+    metrics: Metrics,
     bounds: Bounds,
     /// Of the present transaction, when it is a large one: its number of changes by scope room.
     flood: (u64, HashMap<String, usize>),
@@ -100,8 +103,18 @@ impl Rooms {
             pending: Pending::new(),
             begun: false,
             traffic: Traffic::default(),
+            metrics: Metrics::default(),
             bounds,
             flood: (0, HashMap::new()),
+        }
+    }
+
+    /// What happens is counted in these.
+    pub fn counted_by(self, metrics: Metrics) -> Rooms {
+        Rooms {
+            traffic: Traffic::counted_by(metrics.clone()),
+            metrics,
+            ..self
         }
     }
 
@@ -195,6 +208,10 @@ impl Rooms {
             }
             Command::Known(verdicts) => self.access.know(verdicts),
             Command::Reviewed { rooms, resync } => self.reviewed(rooms, resync),
+            Command::Survey { reply } => {
+                // whoever asked may have lost patience
+                let _ = reply.send(self.survey());
+            }
             Command::Drain { told } => {
                 self.drain();
                 // whoever asked may have lost patience
@@ -275,6 +292,24 @@ impl Rooms {
         for subscribe in std::mem::take(&mut self.ahead) {
             self.subscribe(subscribe);
         }
+    }
+
+    fn survey(&self) -> Survey {
+        let transactions = self.pending.iter();
+        let mut survey = Survey {
+            rooms: self.rooms.len(),
+            unjudged: transactions
+                .filter(|news| matches!(news, Command::Publish { .. }))
+                .count(),
+            ..Survey::default()
+        };
+        for membership in self.members.values() {
+            let bytes = membership.outbox.bytes();
+            survey.subscriptions += membership.rooms.len();
+            survey.queue_bytes += bytes;
+            survey.longest_queue_bytes = survey.longest_queue_bytes.max(bytes);
+        }
+        survey
     }
 
     /// Each is told a moment of its own, so that not all come back at once.

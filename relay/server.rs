@@ -40,10 +40,11 @@ use crate::connection::{Connection, Shared};
 use crate::gate::Gate;
 use crate::history::History;
 use crate::inquiries::Inquiries;
+use crate::metrics::{self, Metrics};
 use crate::policy::{Placement, Policy};
 use crate::reader::{Reader, Readiness, Told};
 use crate::registry::Registry;
-use crate::rooms::{Bounds, Command, Judges, Rooms};
+use crate::rooms::{Bounds, Command, Judges, Rooms, Survey};
 use crate::socket::Socket;
 use crate::throttle::Throttle;
 use crate::tls::Identity;
@@ -65,6 +66,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long connections may take to end when the relay stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the rooms may take to say how much there is of everything.
+const SURVEY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Sockets whose request is yet to come or to be answered; WebSockets are counted by themselves, so
 /// that health is told also when no place is left.
@@ -127,7 +131,8 @@ pub async fn serve(
         rooms: config.max_rooms,
     };
     let look = Arc::new(Notify::new());
-    let mut rooms = Rooms::new(cursor, look.clone(), bounds);
+    let metrics = Metrics::default();
+    let mut rooms = Rooms::new(cursor, look.clone(), bounds).counted_by(metrics.clone());
     let asking = |purpose, sessions| Inquiries::new(config.database.clone(), purpose, sessions);
     let gate = doors
         .keys
@@ -154,6 +159,7 @@ pub async fn serve(
             readiness,
             registry,
             cursor: reached.clone(),
+            metrics: metrics.clone(),
         },
         look,
     );
@@ -174,6 +180,7 @@ pub async fn serve(
         queue_bytes: config.queue_bytes,
         limits: config.limits(),
         users: Places::new(config.max_connections_per_user),
+        metrics: metrics.clone(),
         stopping: stopping.clone(),
     };
     let trusted = Arc::new(config.trusted_proxies.clone());
@@ -186,6 +193,8 @@ pub async fn serve(
         places: places.clone(),
         most: config.max_connections,
         token: config.admin_token.clone(),
+        metrics,
+        rooms: shared.rooms.clone(),
     });
     let upgrades = Upgrades {
         tasks: tasks.clone(),
@@ -417,6 +426,8 @@ struct Status {
     places: Arc<Semaphore>,
     most: usize,
     token: Option<Secret>,
+    metrics: Metrics,
+    rooms: mpsc::Sender<Command>,
 }
 
 impl Status {
@@ -426,6 +437,32 @@ impl Status {
             return false;
         };
         token.0.ct_eq(given.as_bytes()).into()
+    }
+
+    fn connections(&self) -> usize {
+        self.most - self.places.available_permits()
+    }
+
+    async fn metrics(&self) -> Response {
+        // where the rooms are too busy to answer, what is counted is told still
+        if let Ok(Some(survey)) = tokio::time::timeout(SURVEY_WITHIN, self.survey()).await {
+            self.metrics.survey(&survey);
+        }
+        let is_ready = *self.readiness.borrow() == Readiness::Ready;
+        self.metrics.ready.set(is_ready.into());
+        self.metrics.connections.set(self.connections() as i64);
+        let mut reply = self.metrics.text().into_response();
+        let of = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
+        reply.headers_mut().insert(header::CONTENT_TYPE, of);
+        reply
+    }
+
+    /// How much there is of what the rooms know; None when they are gone.
+    async fn survey(&self) -> Option<Survey> {
+        let (reply, replied) = oneshot::channel();
+        let asked = self.rooms.send(Command::Survey { reply });
+        asked.await.ok()?;
+        replied.await.ok()
     }
 
     fn readiness(&self, with_details: bool) -> Response {
@@ -439,7 +476,7 @@ impl Status {
         if with_details {
             body["database"] = self.database.as_str().into();
             body["cursor"] = (**self.cursor.borrow()).into();
-            body["connections"] = (self.most - self.places.available_permits()).into();
+            body["connections"] = self.connections().into();
             let registry = self.registry.borrow();
             let mut modules: Vec<&str> = registry.modules().map(|module| &*module.name).collect();
             modules.sort_unstable();
@@ -449,23 +486,37 @@ impl Status {
     }
 }
 
-/// Whether it lives, and whether it is ready; with details for operators.
+/// Whether it lives, and whether it is ready; for operators with details and metrics.
 fn health(status: Arc<Status>, is_admin: bool) -> Routes {
     let read = || warp::get().or(warp::head()).unify();
     let healthz = warp::path!("healthz")
         .and(read())
         .map(|| json_reply(StatusCode::OK, &json!({"status": "alive"})));
+    let known = status.clone();
     let readyz = warp::path!("readyz")
         .and(read())
         .and(warp::header::headers_cloned())
-        .map(move |headers: HeaderMap| status.readiness(is_admin || status.is_operator(&headers)));
-    healthz.or(readyz).unify().boxed()
+        .map(move |headers: HeaderMap| known.readiness(is_admin || known.is_operator(&headers)));
+    let metrics = warp::path!("metrics")
+        .and(read())
+        .and(warp::header::headers_cloned())
+        .then(move |headers: HeaderMap| {
+            let status = status.clone();
+            async move {
+                if !is_admin && !status.is_operator(&headers) {
+                    return for_operators();
+                }
+                status.metrics().await
+            }
+        });
+    healthz.or(readyz).unify().or(metrics).unify().boxed()
 }
 
 /// The way to become a connection.
 fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
     let members = Arc::new(AtomicU64::new(0));
     let is_open = shared.gate.is_none();
+    let refused = shared.metrics.handshakes_refused.clone();
     let origins = Arc::new(config.allowed_origins.clone());
     let upgrades = Arc::new(upgrades);
     let ws = warp::path!("ws")
@@ -524,7 +575,14 @@ fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
                     reply
                 }
             },
-        );
+        )
+        .map(move |reply: Response| {
+            if reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let status = reply.status().as_u16().to_string();
+                refused.of([status.into()]).inc();
+            }
+            reply
+        });
     ws.boxed()
 }
 
@@ -557,6 +615,17 @@ fn upgraded(
             .run(early)
             .await;
     })
+}
+
+/// The answer to somebody who is no operator.
+fn for_operators() -> Response {
+    let mut reply = plain_reply(
+        StatusCode::UNAUTHORIZED,
+        "for operators: on RELAY_ADMIN_LISTEN, or with RELAY_ADMIN_TOKEN as Authorization: Bearer",
+    );
+    let scheme = header::HeaderValue::from_static("Bearer");
+    reply.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    reply
 }
 
 /// The answer to a handshake that may be tried again.

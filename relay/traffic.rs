@@ -1,17 +1,32 @@
-//! The log of events: one line each, and above a hundred in a second one line a second.
+//! The log of events: one line each, and above a hundred in a second one line a second. Metrics count them
+//! all.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
+use crate::change::Action;
 use crate::event::Changed;
+use crate::metrics::Metrics;
 
 /// Events of one second that are logged one by one.
 const LINES_A_SECOND: u32 = 100;
 
-/// Counts the events of the present second.
+/// Counts events.
 #[derive(Debug, Default)]
 pub struct Traffic {
+    metrics: Metrics,
+    /// Of the metrics those that were needed so far.
+    changes: HashMap<(Arc<str>, Action), Counter>,
+    second: Second,
+}
+
+/// The events of the present second.
+#[derive(Debug, Default)]
+struct Second {
     began: Option<Instant>,
     events: u32,
     summed: u64,
@@ -20,23 +35,39 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Counts in these metrics, too.
+    pub fn counted_by(metrics: Metrics) -> Traffic {
+        Traffic {
+            metrics,
+            ..Traffic::default()
+        }
+    }
+
     /// Logs an event, or counts it towards the second's sum.
     pub fn event(&mut self, changed: &Changed, receivers: usize) {
         let since_capture = SystemTime::now()
             .duration_since(changed.changed_at)
             .unwrap_or_default();
-        if self
-            .began
-            .is_none_or(|began| began.elapsed() >= Duration::from_secs(1))
-        {
+        let (module, action) = (changed.module(), changed.action());
+        let counter = self.changes.entry((module.clone(), action));
+        let counter = counter.or_insert_with(|| {
+            let labels = [module.to_string().into(), action.name().into()];
+            self.metrics.changes.of(labels)
+        });
+        counter.inc();
+        let coalesced = changed.coalesced() - 1;
+        self.metrics.told(since_capture, receivers, coalesced);
+        let began = self.second.began;
+        if began.is_none_or(|began| began.elapsed() >= Duration::from_secs(1)) {
             self.sum_up();
-            self.began = Some(Instant::now());
+            self.second.began = Some(Instant::now());
         }
-        self.events += 1;
-        if self.events > LINES_A_SECOND {
-            self.summed += 1;
-            self.deliveries += receivers;
-            self.slowest = self.slowest.max(since_capture);
+        let second = &mut self.second;
+        second.events += 1;
+        if second.events > LINES_A_SECOND {
+            second.summed += 1;
+            second.deliveries += receivers;
+            second.slowest = second.slowest.max(since_capture);
             return;
         }
         tracing::info!(
@@ -53,8 +84,8 @@ impl Traffic {
 
     /// When a sum is due; never while there is none.
     pub async fn second_over(&self) {
-        match self.began {
-            Some(began) if self.summed > 0 => {
+        match self.second.began {
+            Some(began) if self.second.summed > 0 => {
                 tokio::time::sleep_until(began + Duration::from_secs(1)).await
             }
             _ => std::future::pending().await,
@@ -63,15 +94,15 @@ impl Traffic {
 
     /// Logs what was not logged one by one, and begins anew.
     pub fn sum_up(&mut self) {
-        if self.summed > 0 {
+        let second = std::mem::take(&mut self.second);
+        if second.summed > 0 {
             tracing::info!(
                 target: "crm_relay::event",
-                events = self.summed,
-                deliveries = self.deliveries,
-                slowest_ms = self.slowest.as_secs_f64() * 1000.0,
+                events = second.summed,
+                deliveries = second.deliveries,
+                slowest_ms = second.slowest.as_secs_f64() * 1000.0,
                 "more events in this second"
             );
         }
-        *self = Traffic::default();
     }
 }

@@ -387,6 +387,7 @@ impl Rooms {
         }
         self.revoke(lost);
         for (member, rooms) in told {
+            self.metrics.resynced("access_changed", rooms.len());
             self.tell(member, &json!({"type": "resync", "rooms": rooms}));
         }
         self.access.review(again, resync, true);
@@ -411,6 +412,7 @@ impl Rooms {
                 }
             }
             tracing::info!(connection = %membership.session, rooms = rooms.len(), "revoked");
+            self.metrics.revoked.inc_by(rooms.len() as u64);
             let names: Vec<&str> = rooms.iter().map(|room| &**room).collect();
             let text = json!({"type": "revoked", "rooms": names, "reason": "access_lost"});
             membership

@@ -90,6 +90,11 @@ pub enum Command {
         /// Whether those who may are to fetch anew.
         resync: bool,
     },
+    /// An operator asks how much there is of everything.
+    Survey {
+        /// Answered at once.
+        reply: oneshot::Sender<Survey>,
+    },
     /// The relay stops: everybody is told when to come back, and goes.
     Drain {
         /// Answered when all were told.
@@ -140,6 +145,21 @@ pub struct Subscribe {
     pub denied: Vec<Value>,
     /// Answers the connection's task.
     pub reply: oneshot::Sender<Reply>,
+}
+
+/// How much there is of everything at a moment.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Rooms that somebody is in.
+    pub rooms: usize,
+    /// Rooms of all connections.
+    pub subscriptions: usize,
+    /// Bytes that wait for all connections.
+    pub queue_bytes: usize,
+    /// Bytes that wait for the one for which most wait.
+    pub longest_queue_bytes: usize,
+    /// Transactions that wait for the policy.
+    pub unjudged: usize,
 }
 
 /// Where a subscription begins.

@@ -152,9 +152,8 @@ impl Rooms {
         }
         let mut receivers = 0;
         for (view, members) in views {
-            receivers += members.len();
             let scopes = rooms.get(&view).map_or(&[][..], Vec::as_slice);
-            self.give(changed, &changed.frame(view, scopes), &members, told);
+            receivers += self.give(changed, &changed.frame(view, scopes), &members, told);
         }
         receivers
     }
@@ -185,14 +184,16 @@ impl Rooms {
         in_room.by(before, after)
     }
 
-    /// Puts a frame into outboxes, except of those whose snapshot has it already.
-    fn give(&self, changed: &Changed, frame: &Bytes, members: &[Member], told: &mut Told) {
+    /// Puts a frame into outboxes, except of those whose snapshot has it already. Returns their number.
+    fn give(&self, changed: &Changed, frame: &Bytes, members: &[Member], told: &mut Told) -> usize {
         let fresh = self.fresh.get(changed.record_room.as_str());
         let has_it = |member: &Member| {
             let seq = fresh.and_then(|members| members.get(member));
             changed.part().is_none() && seq.is_some_and(|&seq| changed.seq <= seq)
         };
+        let mut receivers = 0;
         for member in members.iter().filter(|member| !has_it(member)) {
+            receivers += 1;
             match self.members.get(member) {
                 Some(membership) if told.several && membership.transactions => {
                     let frames = told.whole.entry(*member).or_default();
@@ -204,6 +205,7 @@ impl Rooms {
                 None => {}
             }
         }
+        receivers
     }
 
     fn deliver_whole(&self, events: &[Event], whole: HashMap<Member, Vec<Bytes>>) {
@@ -246,6 +248,8 @@ impl Rooms {
             }
         }
         let receivers = concerned.len();
+        let all = concerned.values().map(Vec::len).sum();
+        self.metrics.resynced(reason, all);
         for (member, rooms) in concerned {
             if let Some(membership) = self.members.get(&member) {
                 let text = json!({"type": "resync", "rooms": rooms}).to_string();

@@ -234,6 +234,23 @@ impl Rooms {
             Beginning::Records { at, .. } => at.to_string().into(),
             _ => self.cursor.borrow().clone(),
         };
+        let source = match &subscribe.from {
+            Beginning::Now | Beginning::Records { .. } => None,
+            Beginning::Anew(_) => Some("resync"),
+            Beginning::Since { .. } if !replay.resync.is_empty() => Some("resync"),
+            Beginning::Since {
+                journal: Some(Missed::Events(..)),
+                ..
+            } => Some("journal"),
+            Beginning::Since { .. } => Some("memory"),
+        };
+        if let Some(source) = source {
+            self.metrics.resumes.of([source.into()]).inc();
+        }
+        for told in &replay.resync {
+            let reason = told["reason"].as_str().unwrap_or_default();
+            self.metrics.resynced(reason, 1);
+        }
         let (rooms, denied) = (subscribe.rooms.len(), subscribe.denied.len());
         let mut answer = Map::new();
         answer.insert("type".to_owned(), "subscribed".into());

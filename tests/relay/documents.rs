@@ -195,6 +195,30 @@ fn every_log_line_is_documented_with_its_fields_and_no_other_is() {
 }
 
 #[test]
+fn every_metric_is_documented_as_it_explains_itself_and_no_other_is() {
+    let document = read("deploy/README.md");
+    let is_metric = |row: &Vec<String>| {
+        let name = row[0].trim_matches('`');
+        name.starts_with("crm_relay_") || name.starts_with("process_")
+    };
+    let documented: Vec<_> = rows(&document).into_iter().filter(is_metric).collect();
+    let defined = crm_relay::metrics::defined();
+    assert!(defined.len() > 20);
+    for (name, help, labels) in &defined {
+        let row = documented.iter().find(|row| row[0] == format!("`{name}`"));
+        let row = row.unwrap_or_else(|| panic!("deploy/README.md has no row for {name}"));
+        assert_eq!(quoted(&row[1]), *labels, "labels of {name}");
+        assert_eq!(row[2], *help, "{name}");
+    }
+    for row in &documented {
+        let is_defined = defined
+            .iter()
+            .any(|(name, ..)| row[0] == format!("`{name}`"));
+        assert!(is_defined, "nothing counts {}", row[0]);
+    }
+}
+
+#[test]
 fn every_frame_and_code_that_the_relay_sends_is_in_the_protocol() {
     let protocol = read("relay/PROTOCOL.md");
     let mut sent = Vec::new();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crm_relay::postgres::{Client as Asker, Database as Server, Said, Session};
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -212,9 +213,12 @@ async fn in_a_storm_few_ring_and_nothing_waits_for_the_safety_poll() {
 #[tokio::test]
 async fn one_relay_leads_and_when_it_dies_another_does() {
     let database = leads(4).await;
-    let first = Relay::start(&database.url()).await;
+    let operated = |command: &mut Command| {
+        command.env("RELAY_ADMIN_TOKEN", "the operator's token");
+    };
+    let first = Relay::with(&database.url(), operated).await;
     first.logged("this relay leads").await;
-    let second = Relay::start(&database.url()).await;
+    let second = Relay::with(&database.url(), operated).await;
     let rooms: Vec<String> = (0..4).map(room).collect();
     let (mut of_first, mut of_second) = (
         Client::connect(&first).await,
@@ -228,6 +232,14 @@ async fn one_relay_leads_and_when_it_dies_another_does() {
         sees(&mut of_second, 4, 100)
     );
     assert!(!second.logs().contains("this relay leads"));
+    for (relay, leads) in [(&first, 1), (&second, 0)] {
+        let operator = "Authorization: Bearer the operator's token\r\n";
+        let (_, metrics) = relay.get("/metrics", operator).await;
+        assert!(
+            metrics.contains(&format!("\ncrm_relay_leads {leads}\n")),
+            "{metrics}"
+        );
+    }
     let mut last = [100; 4];
     let goes_on = async {
         storm(&database, 4, 100).await;

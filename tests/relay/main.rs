@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod histories;
 mod leak;
+mod metrics;
 mod order;
 mod protocol;
 mod proxy;
