@@ -84,7 +84,12 @@ impl Change {
     pub fn concerns(&self, rooms: &HashSet<&str>) -> bool {
         let standings = self.before.iter().chain(&self.after);
         let scopes = standings.flat_map(|standing| &standing.rooms);
+        let mut heirs = self.heirs.iter();
         self.action == Action::Truncated
+            || heirs.any(|heir| {
+                rooms.contains(heir.room.as_str())
+                    || heir.rooms.iter().any(|room| rooms.contains(room.as_str()))
+            })
             || rooms.contains(format!("{}:{}", self.module, self.record_id).as_str())
             || scopes.into_iter().any(|room: &String| {
                 rooms.contains(room.as_str())

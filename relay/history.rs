@@ -124,7 +124,14 @@ impl History {
                 if is_end || unplaced.len() >= AT_ONCE {
                     self.placement.place(&mut unplaced, &registry).await?;
                     let placed = unplaced.drain(..);
-                    changes.extend(placed.filter(|change| change.concerns(&wanted)));
+                    // who somebody is may decide about any room
+                    let of_user = |change: &Change| {
+                        let module = registry.module(&change.module);
+                        module.is_some_and(|module| module.is_narrow)
+                    };
+                    changes.extend(
+                        placed.filter(|change| of_user(change) || change.concerns(&wanted)),
+                    );
                 }
                 if is_end {
                     break;

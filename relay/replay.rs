@@ -140,7 +140,9 @@ fn too_much<'a>(
     for event in missed.iter().flatten() {
         match event {
             Event::Changed(changed) => {
-                let heirs = changed.heirs().iter().flat_map(|heir| &heir.rooms);
+                // their own changes say nothing of how the one that they depend on stood then
+                let heirs = changed.heirs().iter();
+                let heirs = heirs.flat_map(|heir| heir.rooms.iter().chain([&heir.room]));
                 moved.extend(heirs.filter_map(|room| wanted.get(room.as_str())));
                 for (room, _) in changed.rooms() {
                     if let Some(&room) = wanted.get(room) {
@@ -154,7 +156,7 @@ fn too_much<'a>(
                     .user()
                     .is_some_and(|own| user.as_deref().is_none_or(|user| user == own));
                 moved.extend(wanted.iter().filter(|room| {
-                    is_scope(room) && (is_own || rooms.iter().any(|moved| within(room, moved)))
+                    is_own || is_scope(room) && rooms.iter().any(|moved| within(room, moved))
                 }));
             }
             Event::Disconnected { .. } => {}

@@ -122,6 +122,9 @@ impl Throttle {
             match event {
                 Event::Changed(changed) => {
                     commands.extend(self.send_waiting(&changed.record_room, |_| true));
+                    for heir in changed.heirs() {
+                        commands.extend(self.send_waiting(&heir.room, |_| true));
+                    }
                     self.note(changed, now);
                 }
                 Event::Truncated { .. } => commands.extend(self.send_all()),

@@ -38,6 +38,40 @@ $$;
 comment on function crm_relay.add_triggers(regclass, text, text) is
   'gives a table (and for truncate its partitions) the relay''s triggers, unless they stand as they should';
 
+create or replace function crm_relay.stripped(image json, columns text[]) returns json
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return crm_relay.without(image, array(
+    select key from json_object_keys(crm_relay.readable(image)) as keys (key) where key = any (columns)));
+exception when others then
+  return '{}'; -- better nothing than what is to be hidden
+end
+$$;
+comment on function crm_relay.stripped(json, text[]) is 'an image without those of these columns that it has';
+
+create or replace function crm_relay.hide(watched crm_relay.module, columns text[]) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update crm_relay.change c
+     set old_image = crm_relay.stripped(c.old_image, columns), new_image = crm_relay.stripped(c.new_image, columns)
+   where c.part is not distinct from case when watched.part_of is not null then watched.module end
+     and c.module = coalesce(watched.part_of, watched.module)
+     and (exists (select from json_object_keys(crm_relay.readable(c.old_image)) as keys (key) where key = any (columns))
+          or exists (select from json_object_keys(crm_relay.readable(c.new_image)) as keys (key) where key = any (columns)));
+  if found then
+    -- relays have told it, remember it, and would tell it again to a cursor of before
+    update crm_relay.setting set install_id = gen_random_uuid();
+    raise notice 'crm_relay: took % of % out of the journal; clients fetch anew', array_to_string(columns, ', '), watched.relation;
+  end if;
+end
+$$;
+comment on function crm_relay.hide(crm_relay.module, text[]) is
+  'takes columns that are hidden from now on out of what the journal holds, and makes its history another';
+
 create or replace function crm_relay.watch(
   target regclass,
   module text default null,
@@ -221,6 +255,10 @@ begin
     access_of = excluded.access_of, access_link = excluded.access_link,
     lookup = excluded.lookup, lookup_types = excluded.lookup_types
   where (module.*) is distinct from (excluded.*);
+
+  if present.module = watched.module and not watched.hidden_columns <@ present.hidden_columns then
+    perform crm_relay.hide(watched, array(select c from unnest(watched.hidden_columns) c where c <> all (present.hidden_columns)));
+  end if;
 
   perform crm_relay.add_triggers(target, watched.module, watched.part_of);
   if watched.part_of is null then
@@ -425,6 +463,7 @@ comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in 
 
 revoke all on function
   crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text),
-  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text) from public;
+  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text), crm_relay.stripped(json, text[]),
+  crm_relay.hide(crm_relay.module, text[]) from public;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;

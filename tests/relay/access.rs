@@ -914,3 +914,118 @@ async fn a_column_that_is_renamed_opens_nothing_and_is_named() {
     let prices: Vec<_> = told.iter().filter_map(price).collect();
     assert_eq!(prices, [5.0], "{told:?}");
 }
+
+/// Rooms, and what somebody is told who resumes them: from memory, and from the journal.
+async fn resumes(name: &str, steps: &[&str], rooms: &[&str]) -> String {
+    let mut all = String::new();
+    for recent in ["1000000", "1"] {
+        let database = office().await;
+        let relay = Relay::guarded(&database.url(), |command| {
+            command.env("RELAY_RECENT_BYTES", recent);
+        })
+        .await;
+        let since = cursor(&mut client(&relay, name).await, &database).await;
+        for step in steps {
+            run(&database, step).await;
+        }
+        cursor(&mut client(&relay, name).await, &database).await;
+        for room in rooms {
+            let mut back = client(&relay, name).await;
+            let answer = back.resume(&[named(room)], &since).await;
+            let told = back.everything(database.client()).await;
+            all.push_str(&format!("{recent} {room}: {answer} {told:?}\n"));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_replay_tells_nothing_of_an_appointment_while_its_lead_was_private() {
+    let steps = [
+        "update leads set is_private = true where id = '{open}'",
+        "update appointments set title = 'S3CRET' where id = '{visit}'",
+        "update appointments set title = 'harmless' where id = '{visit}'",
+        "update leads set is_private = false where id = '{open}'",
+    ];
+    let rooms = ["appointments:{visit}", "team:{T}/appointments", "team:{T}"];
+    let told = resumes("ann", &steps, &rooms).await;
+    assert!(!told.contains("S3CRET"), "{told}");
+    assert_eq!(told.matches("access_changed").count(), 6, "{told}");
+}
+
+#[tokio::test]
+async fn a_cursor_from_before_one_s_own_access_opens_nothing_of_that_time() {
+    let steps = [
+        "update listings set list_price = 31415926 where id = '{home}'",
+        "update listings set list_price = 5 where id = '{home}'",
+        "update users set team_id = '{T}' where id = '{cem}'",
+        "update listings set list_price = 6 where id = '{home}'",
+    ];
+    let told = resumes("cem", &steps, &["listings:{home}"]).await;
+    assert!(!told.contains("31415926"), "{told}");
+    assert_eq!(told.matches("access_changed").count(), 2, "{told}");
+}
+
+#[tokio::test]
+async fn what_was_held_back_while_a_lead_was_private_is_not_told_when_it_no_longer_is() {
+    let database = office().await;
+    let relay = Relay::guarded(&database.url(), |command| {
+        command.env("RELAY_THROTTLE", "2s");
+    })
+    .await;
+    let mut ann = client(&relay, "ann").await;
+    ann.everything(database.client()).await;
+    for sql in [
+        "update appointments set title = 'S3CRET' where id = '{tryst}'",
+        "update appointments set title = 'harmless' where id = '{tryst}'",
+        "update leads set is_private = false where id = '{hidden}'",
+    ] {
+        run(&database, sql).await;
+    }
+    let answer = ann.subscribe(&[named("appointments:{tryst}")]).await;
+    assert_eq!(denied(&answer), vec![]);
+    // held back for as long as anything would be
+    run(&database, "update appointments set title = 'one' where id = '{tryst}'; update appointments set title = 'two' where id = '{tryst}'").await;
+    let mut told = vec![next(&mut ann).await];
+    while told.last().unwrap()["data"]["title"] != "two" {
+        told.push(next(&mut ann).await);
+    }
+    assert!(!format!("{told:?}").contains("S3CRET"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_column_that_is_hidden_from_now_on_is_told_of_no_time() {
+    let database = office().await;
+    let relay = Relay::guarded(&database.url(), |_| {}).await;
+    let mut ann = client(&relay, "ann").await;
+    let since = cursor(&mut ann, &database).await;
+    ann.subscribe(&[named("listings:{home}")]).await;
+    run(
+        &database,
+        "update listings set description = 'S3CRET', list_price = 1 where id = '{home}'",
+    )
+    .await;
+    assert_eq!(next(&mut ann).await["data"]["description"], "S3CRET");
+    let hide = "select crm_relay.watch('listings', hidden_columns => array['description'])";
+    run(&database, hide).await;
+    // also of what this relay remembers
+    let anew = json!([{"room": named("listings:{home}"), "reason": "epoch_changed"}]);
+    assert_eq!(next(&mut ann).await["rooms"], anew);
+    run(
+        &database,
+        "update listings set list_price = 6 where id = '{home}'",
+    )
+    .await;
+    assert_eq!(price(&next(&mut ann).await), Some(6.0));
+    let other = Relay::guarded(&database.url(), |_| {}).await;
+    for relay in [&relay, &other] {
+        let mut back = client(relay, "ann").await;
+        let answer = back.resume(&[named("listings:{home}")], &since).await;
+        assert_eq!(answer["resync"], anew, "{answer}");
+    }
+    let secret = "select count(*) from crm_relay.change c where c::text like '%S3CRET%'";
+    assert_eq!(database.value(secret).await, "0");
+    let kept =
+        "select count(*) from crm_relay.audit where field = 'list_price' and action = 'updated'";
+    assert_eq!(database.value(kept).await, "2");
+}
