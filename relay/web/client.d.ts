@@ -50,10 +50,15 @@ export interface Relay {
    * subscription at the relay. They share the frames, too: change none. What is wanted or no longer wanted
    * within 25 ms is asked for at once, and what the relay calls too much a second later again.
    *
+   * @typeParam Data the record's columns, for a room of one module.
    * @param room `<module>:<record id>`, or `user:<id>`, `team:<id>`, `broker:<id>`, each also with `/<module>`.
    * @throws TypeError if a snapshot is asked for of a room of many records; Error after {@link close}.
    */
-  subscribe(room: string, handler: (frame: Frame) => void, options?: Subscription): () => void;
+  subscribe<Data = Record<string, any>>(
+    room: string,
+    handler: (frame: Frame<Data>) => void,
+    options?: Subscription,
+  ): () => void;
   /** Each change of the status or of when the next attempt is. Returns the function that ends it. */
   on(name: "status", listener: (status: Status, retryAt: number | undefined) => void): () => void;
   /**

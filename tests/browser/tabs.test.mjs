@@ -2,6 +2,7 @@
 // their token ends, a record is no longer theirs, the relay goes, the network goes, the machine sleeps.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { LISTINGS, PEOPLE, office, token } from "./office.mjs";
 import { browser, until } from "./page.mjs";
@@ -9,7 +10,7 @@ import { browser, until } from "./page.mjs";
 const { ana, ben } = PEOPLE;
 let crm, chromium;
 
-/** As a frontend developer writes it who knows nothing but the README. */
+/** A listing's price, and the types of the events so far. */
 const page = (relay) => `<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>A listing</title><link rel="icon" href="data:,"></head>
@@ -85,6 +86,19 @@ async function edit(more = "") {
   await crm.sql(`update listings set list_price = ${price}, version = version + 1, last_modified_by = '${ana.id}' ${more} where id = '${LISTINGS.ana}'`);
   return price;
 }
+
+test("the page of the README shows a record and what becomes of it", async (t) => {
+  const [, readme] = /```html\n(.*?)```/s.exec(readFileSync(new URL("../../README.md", import.meta.url), "utf8"));
+  crm.pages["/readme"] = readme.replaceAll("http://127.0.0.1:7420/", crm.url);
+  const tab = await chromium.newPage();
+  t.after(() => tab.close());
+  await tab.exposeFunction("freshToken", () => token(ben));
+  await tab.goto(`${crm.origin}/readme`);
+  const shows = (text) => tab.locator("output", { hasText: String(text) }).waitFor();
+  await shows(489_000);
+  await tab.locator('relay-status[data-status="connected"]').waitFor();
+  await shows(await edit());
+});
 
 test("a token ends and is renewed, and nobody sees anything of it", async (t) => {
   const tab = await open(t, ben, [-3]); // good for two seconds more
