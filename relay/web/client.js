@@ -275,7 +275,7 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
           if (!room || room.live) continue;
           room.sent = room.live = true;
           begin(room);
-          if (room.since === null) resync(room, "cursor_too_old");
+          if (room.since === null) resync(room, "epoch_changed");
           room.since = undefined;
         }
         for (const { room, reason } of frame.resync ?? []) resync(asked(room), reason, request?.snapshot);

@@ -423,10 +423,11 @@ test("another epoch forgets the numbers to drop by, another reason keeps them", 
   assert.deepEqual(plain.seqs(), ["50", "resync", "resync", "7"]);
 });
 
-test("a cursor that the relay cannot read is a resync", async (t) => {
+test("a cursor that the relay cannot read is of another epoch: a resync, and the numbers are forgotten", async (t) => {
   const { relay, errors } = start(t);
   const plain = listen(relay);
   (await Socket.last.welcome()).grant("c1");
+  Socket.last.say(change(50));
   Socket.last.end();
   await tick(1000);
   await Socket.last.welcome();
@@ -435,7 +436,9 @@ test("a cursor that the relay cannot read is a resync", async (t) => {
   await gathered();
   assert.equal(errors[0].code, "bad_cursor");
   assert.equal(Socket.last.grant("c2")[0].since, undefined);
-  assert.deepEqual(plain.frames.map(({ rooms }) => rooms), [[{ room: ROOM, reason: "cursor_too_old" }]]);
+  Socket.last.say(change(7));
+  assert.deepEqual(plain.seqs(), ["50", "resync", "7"]);
+  assert.deepEqual(plain.frames[1].rooms, [{ room: ROOM, reason: "epoch_changed" }]);
 });
 
 test("a room that is revoked or denied says so and is over, until somebody asks for it again", async (t) => {

@@ -111,6 +111,28 @@ test("an unsubscribe that was too many is sent again, unless the room is wanted 
   assert.deepEqual(asked("unsubscribe"), [["listings:2"]]);
 });
 
+test("a room that is live is left, whatever was refused in it meanwhile", async (t) => {
+  const { relay } = start(t);
+  const all = [listen(relay), listen(relay, "listings:2")];
+  await Socket.last.welcome();
+  const [plain] = Socket.last.said("subscribe");
+  all.push(listen(relay, "listings:2", { snapshot: true }));
+  await gathered();
+  const [shows] = Socket.last.said("subscribe");
+  refuse(plain); // and what came after it was heeded
+  Socket.last.say({ type: "subscribed", id: shows.id, rooms: shows.rooms, cursor: "c1" });
+  all.slice(1).forEach(({ stop }) => stop());
+  await tick(1000);
+  assert.deepEqual(asked("unsubscribe"), [["listings:2"]]);
+  Socket.last.grant("c2");
+  all.push(listen(relay, ROOM, { snapshot: true }));
+  await gathered();
+  refuse(...Socket.last.said("subscribe"));
+  all.forEach(({ stop }) => stop());
+  await tick(1000);
+  assert.deepEqual(asked("unsubscribe"), [[ROOM]]);
+});
+
 test("a room that was left before it was refused is not asked for again", async (t) => {
   const { relay } = start(t);
   const one = listen(relay);

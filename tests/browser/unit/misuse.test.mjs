@@ -37,6 +37,18 @@ test("a token that comes when it was given up opens no second socket", async (t)
   assert.equal(Socket.last.sent[0].token, "t1");
 });
 
+test("a token that fails when it was given up ends no later connection", async (t) => {
+  const answers = [() => new Promise((_, fail) => (late = fail)), () => "t2"];
+  let late;
+  const { relay, errors } = start(t, { token: () => answers.shift()() });
+  await tick(30_000);
+  await tick(1000);
+  await Socket.last.welcome();
+  late(new Error("too late"));
+  await settled();
+  assert.deepEqual([relay.status, errors], ["connected", []]);
+});
+
 test("a token that cannot be renewed leaves the connection, and its end fetches another", async (t) => {
   const answers = [() => "t1", () => { throw new Error("no cookie"); }, () => "t3"];
   const { relay, errors } = start(t, { token: () => answers.shift()() });
