@@ -13,7 +13,7 @@ const LONGEST_WAIT = 8000;
 const TOKEN_WITHIN = 30000;
 const WELCOME_WITHIN = 10000;
 const PONG_WITHIN = 5000;
-// the relay counts frames, and a page may show and hide much
+// the relay counts frames
 const GATHER = 25;
 const RATE_WAIT = 1000;
 const FRESH_TOKENS = 3;
@@ -34,8 +34,8 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
   const requests = new Map();
   /** @type {Set<Room>} those whose snapshot is under way */
   const asking = new Set();
-  /** @type {Set<Room>} those that nobody wants; the relay does not know yet */
-  const leaving = new Set();
+  /** @type {Map<string, Room>} those that nobody wants; the relay does not know yet */
+  const leaving = new Map();
   /** @type {Record<string, Set<Function>>} */
   const listeners = { status: new Set(), error: new Set() };
   /** @type {any} */
@@ -196,7 +196,7 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
     }
   };
 
-  /** Tells whom nobody told yet that from now on nothing is missed. */
+  /** Tells who was not told yet that nothing is missed from now on. */
   const begin = (/** @type {Room} */ room) => {
     for (const sub of room.subs) {
       call(sub.live);
@@ -204,7 +204,7 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
     }
   };
 
-  /** Nobody waits for its snapshot any more. */
+  /** Nobody waits for its snapshot. */
   const shown = (/** @type {Room} */ room) => {
     asking.delete(room);
     room.wants = false;
@@ -307,7 +307,7 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
         // nothing of it was heeded
         for (const room of request?.part ?? []) {
           asking.delete(room);
-          if (rooms.get(room.name) !== room) leaving.add(room);
+          if (rooms.get(room.name) !== room) leaving.set(room.name, room);
           room.sent = room.live;
           if (frame.code === "bad_cursor") room.since = null;
         }
@@ -340,7 +340,7 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
     const groups = new Map();
     let places = session?.limits.rooms;
     for (const room of rooms.values()) {
-      if (room.sent) (room.subs.size ? places-- : leaving.add(room));
+      if (room.sent) (room.subs.size ? places-- : leaving.set(room.name, room));
       if (room.subs.size) continue;
       rooms.delete(room.name);
       asking.delete(room);
@@ -364,8 +364,9 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
     }
     if (left && !full) report(new Error(`${left} rooms wait: the relay allows ${session.limits.rooms} a connection`));
     full = left > 0;
-    ask("unsubscribe", [...leaving].filter(({ name }) => !rooms.has(name)));
-    leaving.clear();
+    const gone = [...leaving.values()].filter(({ name }) => !rooms.get(name)?.sent);
+    gone.forEach(({ name }) => leaving.delete(name));
+    ask("unsubscribe", gone);
     for (const [since, list] of groups) ask("subscribe", list, { since: since ?? undefined });
     ask("subscribe", shows, { snapshot: true });
   };

@@ -111,6 +111,20 @@ test("an unsubscribe that was too many is sent again, unless the room is wanted 
   assert.deepEqual(asked("unsubscribe"), [["listings:2"]]);
 });
 
+test("a room whose unsubscribe was too many is left also when it is wanted again and must wait for a place", async (t) => {
+  const { relay } = start(t);
+  const first = listen(relay);
+  (await Socket.last.welcome({ limits: { rooms: 1, frameBytes: 65536 } })).grant();
+  first.stop();
+  listen(relay, "listings:2");
+  await gathered();
+  refuse(...Socket.last.said("unsubscribe"));
+  Socket.last.grant();
+  listen(relay);
+  await tick(1000);
+  assert.deepEqual([asked("unsubscribe"), asked()], [[[ROOM]], []]);
+});
+
 test("a room that is live is left, whatever was refused in it meanwhile", async (t) => {
   const { relay } = start(t);
   const all = [listen(relay), listen(relay, "listings:2")];
