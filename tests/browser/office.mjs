@@ -14,7 +14,7 @@ const DEPLOY = fileURLToPath(new URL("../../deploy/", import.meta.url));
 const run = promisify(execFile);
 let offices = 0;
 
-const listing = (number) => `11000000-0000-4000-8000-${String(number).padStart(12, "0")}`;
+export const listing = (number) => `11000000-0000-4000-8000-${String(number).padStart(12, "0")}`;
 /** Whose which is: Ana and Ben are of one team, Carla is of another. `secret` is a private one of hers. */
 export const LISTINGS = { ana: listing(1), ben: listing(2), carla: listing(3), secret: listing(11), none: listing(999) };
 
