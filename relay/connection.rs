@@ -344,7 +344,11 @@ impl Connection {
         {
             self.frames_in += 1;
             if !self.frames.allows() && !matches!(message, Message::Close(_)) {
-                self.too_often(Value::Null, "frames");
+                let id = match &message {
+                    Message::Text(text) => protocol::id(text),
+                    _ => Value::Null,
+                };
+                self.too_often(id, "frames");
                 continue;
             }
             match message {

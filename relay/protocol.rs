@@ -114,6 +114,12 @@ fn scalar(raw: Option<&RawValue>) -> Option<Value> {
     serde_json::from_str(text).ok().filter(|_| is_scalar)
 }
 
+/// The `id` of a message that is not read any further; null where it has none.
+pub fn id(text: &str) -> Value {
+    let frame: Option<Members> = serde_json::from_str(text).ok();
+    frame.and_then(|frame| scalar(frame.id)).unwrap_or_default()
+}
+
 /// Reads one text message.
 pub fn read(text: &str) -> Result<Request, Refusal> {
     let refusal = |id: &Value, code, message: String| Refusal {
@@ -245,6 +251,19 @@ mod tests {
             ),
         ] {
             assert_eq!(read(text), Ok(request), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_heeded_is_known_by_its_id() {
+        for (text, known) in [
+            (r#"{"type":"unsubscribe","rooms":[],"id":7}"#, json!(7)),
+            (r#"{"type":"ping","id":"a"}"#, json!("a")),
+            (r#"{"type":"ping","id":[7]}"#, Value::Null),
+            (r#"{"type":"hello"}"#, Value::Null),
+            ("no JSON", Value::Null),
+        ] {
+            assert_eq!(id(text), known, "{text}");
         }
     }
 

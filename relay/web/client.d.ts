@@ -19,8 +19,10 @@ export function connect(url: string | URL, options?: Options): Relay;
 
 export interface Options {
   /**
-   * The token, or who gets a fresh one: called for each connection, and before the old one ends. After a
-   * 4401 it is called again, at most three times in a row; then the status is `unauthorized`.
+   * The token, or who gets a fresh one: called for each connection, and a minute before the old one ends.
+   * Null or undefined: nobody is signed in. What it throws, or does not answer within 30 s, is tried again
+   * later. After a 4401 it is called again, at most three times in a row; then the status is `unauthorized`.
+   * A text cannot be renewed: at its end the status is `unauthorized`.
    */
   token?: string | (() => string | null | undefined | Promise<string | null | undefined>);
   /** Whether what was committed together comes as one {@link Transaction}. Default: false. */
@@ -45,17 +47,23 @@ export interface Relay {
   /**
    * Calls `handler` with every frame of a room, until the function that is returned is called; calling
    * that again does nothing. Any number of subscribers share one connection, and those of one room one
-   * subscription at the relay. They share the frames, too: change none.
+   * subscription at the relay. They share the frames, too: change none. What is wanted or no longer wanted
+   * within 25 ms is asked for at once, and what the relay calls too much a second later again.
    *
+   * @typeParam Data the record's columns, for a room of one module.
    * @param room `<module>:<record id>`, or `user:<id>`, `team:<id>`, `broker:<id>`, each also with `/<module>`.
    * @throws TypeError if a snapshot is asked for of a room of many records; Error after {@link close}.
    */
-  subscribe(room: string, handler: (frame: Frame) => void, options?: Subscription): () => void;
+  subscribe<Data = Record<string, any>>(
+    room: string,
+    handler: (frame: Frame<Data>) => void,
+    options?: Subscription,
+  ): () => void;
   /** Each change of the status or of when the next attempt is. Returns the function that ends it. */
   on(name: "status", listener: (status: Status, retryAt: number | undefined) => void): () => void;
   /**
-   * What a subscriber or the token's function threw, and what the relay calls an error (with its `code`).
-   * Without a listener these go to `console.error`.
+   * What a subscriber or the token's function threw, and what the relay calls an error (with its `code`;
+   * nothing is to be done about `rate_limited`). Without a listener these go to `console.error`.
    */
   on(name: "error", listener: (error: unknown) => void): () => void;
   /** Ends it for good: no timer, listener, socket or subscriber is left. May be called again. */

@@ -1,80 +1,76 @@
-// The browser's side of crm-relay: relay/PROTOCOL.md says what goes over the wire, client.d.ts what this
-// module promises.
+// The browser's side of relay/PROTOCOL.md; its promises: client.d.ts.
 
-/** @import { connect as Connect, Frame, Status, Subscription } from "./client.js" */
-/** @typedef {Subscription & { handler: (frame: Frame) => void, waiting: boolean }} Subscriber */
+/** @import { connect as Connect, Status, Subscription } from "./client.js" */
 /**
- * `sent`: asked for on this socket; `live`: answered; `since`: where it resumes; `missed`: why it cannot;
+ * `sent`: asked for on this socket; `live`: answered; `since`: where it resumes, null: it cannot;
  * `seen`: greatest `seq` by record and part; `wants`: a snapshot; `record`: the last one, kept current.
- * @typedef {{ name: string, subs: Set<Subscriber>, seen: Map<string, bigint>, sent?: boolean,
- *   live?: boolean, since?: string, missed?: string, wants?: boolean, record?: any }} Room
+ * @typedef {{ name: string, subs: Set<Subscription & { handler: Function, waiting: boolean }>,
+ *   seen: Map<string, bigint>, sent?: boolean, live?: boolean, since?: string | null, wants?: boolean,
+ *   record?: any }} Room
  */
 
 const LONGEST_WAIT = 8000;
+const TOKEN_WITHIN = 30000;
 const WELCOME_WITHIN = 10000;
 const PONG_WITHIN = 5000;
+// the relay counts frames
+const GATHER = 25;
+const RATE_WAIT = 1000;
 const FRESH_TOKENS = 3;
 // the relay closes a connection for which too much waits
 const SNAPSHOTS_AT_ONCE = 100;
 const WAKERS = ["online", "offline", "pageshow", "visibilitychange", "resume"];
-// not all of them bubble up from the document
-const CAPTURED = { capture: true };
 
-const utf8 = new TextEncoder();
 const keyOf = (/** @type {any} */ { module, recordId, part }) => JSON.stringify([module, recordId, part]);
 
 /** @type {typeof Connect} */
 export const connect = (url, { token, transactions, WebSocket: Socket = globalThis.WebSocket } = {}) => {
-  if (!Socket) throw new TypeError("no WebSocket here: connect(url, { WebSocket }) takes a class, such as that of npm's ws");
-  const address = new URL(url, globalThis.location?.href);
-  address.protocol = address.protocol.replace("http", "ws");
+  if (!Socket) throw new TypeError("no WebSocket here: connect(url, { WebSocket }) takes npm's ws");
+  const address = new URL(url, globalThis.location?.href).href.replace(/^http/, "ws");
 
   /** @type {Map<string, Room>} */
   const rooms = new Map();
-  /** @type {Map<unknown, { part: Set<Room>, shows: boolean }>} what is yet to be answered */
+  /** @type {Map<unknown, { part: Set<Room>, snapshot?: boolean }>} what is yet to be answered */
   const requests = new Map();
   /** @type {Set<Room>} those whose snapshot is under way */
   const asking = new Set();
+  /** @type {Map<string, Room>} those that nobody wants; the relay does not know yet */
+  const leaving = new Map();
   /** @type {Record<string, Set<Function>>} */
   const listeners = { status: new Set(), error: new Set() };
   /** @type {any} */
   let socket;
   /** @type {any} the welcome, while connected */
   let session;
-  /** @type {any} */
-  let retry;
-  /** @type {any} */
-  let silence;
+  /** @type {any} ends a silence, or a wait */
+  let timer;
   /** @type {Status} */
   let status = "connecting";
   /** @type {number | undefined} */
   let retryAt;
   /** @type {string | undefined} */
   let cursor;
-  /** @type {number | undefined} what `draining` told */
+  /** @type {number | undefined} what the relay wants: no earlier */
   let comeBackIn;
   let welcomedAt = Infinity;
   let attempts = 0;
   let refusals = 0;
   let turn = 0;
   let lastId = 0;
-  let patient = false;
-  let flushing = false;
+  /** @type {any} while it runs nothing is asked */
+  let resting;
+  let pending = false;
   let full = false;
   let closed = false;
 
-  const report = (/** @type {unknown} */ error) => {
-    if (!listeners.error.size) console.error(error);
-    for (const listener of [...listeners.error]) {
-      try {
-        listener(error);
-      } catch (worse) {
-        console.error(worse);
-      }
-    }
-  };
+  /** Later: who listens may close, or is yet to come. */
+  const report = (/** @type {unknown} */ error) =>
+    queueMicrotask(() => {
+      if (!listeners.error.size) console.error(error);
+      listeners.error.forEach(async (listener) => listener(error));
+    });
 
-  /** Calls what was given to us: what it throws holds up nobody else. */
+  /** What is given to us may throw. */
   const call = (/** @type {Function | undefined} */ given, /** @type {unknown[]} */ ...values) => {
     try {
       given?.(...values);
@@ -88,68 +84,73 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
     if (now === status && at === retryAt) return;
     status = now;
     retryAt = at;
-    for (const listener of [...listeners.status]) call(listener, now, at);
+    for (const listener of listeners.status) call(listener, now, at);
   };
   const away = () => (globalThis.navigator?.onLine === false ? "offline" : "reconnecting");
 
   const send = (/** @type {object} */ frame) => socket.send(JSON.stringify(frame));
 
-  /** From now on something must be heard within so many milliseconds. */
-  const listen = (ms = session ? Math.max(1, session.heartbeatSeconds) * 1500 : WELCOME_WITHIN) => {
-    clearTimeout(silence);
-    silence = setTimeout(lost, ms);
+  const after = (/** @type {number} */ ms, /** @type {() => void} */ run) => {
+    clearTimeout(timer);
+    timer = setTimeout(run, ms);
+  };
+  /** Something must be heard within so many milliseconds. */
+  const listen = (ms = session ? session.heartbeatSeconds * 1500 : WELCOME_WITHIN) => after(ms, lost);
+
+  const fail = (/** @type {unknown} */ error) => {
+    lost();
+    report(error);
   };
 
-  const open = async () => {
-    clearTimeout(retry);
-    retry = undefined;
-    const mine = ++turn;
-    if (status !== "connecting") tell(away());
-    try {
-      const known = typeof token === "function" ? await token() : token;
-      if (mine !== turn) return;
-      socket = new Socket(address.href);
-      listen();
-      socket.onopen = () => send({ type: "hello", token: known ?? undefined, transactions });
-      socket.onmessage = (/** @type {any} */ { data }) => {
-        listen();
-        hear(JSON.parse(data));
-      };
-      socket.onclose = (/** @type {any} */ { code }) => lost(code);
-      // the close tells what it was; npm's ws throws an error that nobody hears
-      socket.onerror = () => {};
-    } catch (error) {
-      if (mine !== turn) return;
-      report(error);
-      lost();
-    }
-  };
-
-  const renew = async () => {
+  /** @param {(known?: string) => void} use @param {(error: unknown) => void} failed */
+  const fetchToken = async (use, failed) => {
     const mine = turn;
     try {
-      const known = typeof token === "function" && (await token());
-      if (known && mine === turn) send({ type: "token", token: known });
+      const known = typeof token === "function" ? await token() : token;
+      if (mine === turn) use(known ?? undefined);
     } catch (error) {
-      report(error);
+      if (mine === turn) failed(error);
     }
   };
 
-  /** Lets go of the socket and of what was under way on it. */
+  const open = () => {
+    comeBackIn = undefined;
+    listen(TOKEN_WITHIN);
+    if (status !== "connecting") tell(away());
+    fetchToken((known) => {
+      socket = new Socket(address);
+      listen();
+      socket.onopen = () => send({ type: "hello", token: known, transactions });
+      socket.onmessage = (/** @type {any} */ { data }) => {
+        listen();
+        try {
+          hear(JSON.parse(data));
+        } catch (error) {
+          // what it meant comes by resuming
+          fail(error);
+        }
+      };
+      socket.onclose = (/** @type {any} */ { code }) => lost(code);
+      // the close tells; npm's ws throws what nobody hears
+      socket.onerror = () => {};
+    }, fail);
+  };
+
+  /** Lets go of the socket and what was under way on it. */
   const drop = () => {
     turn++;
-    clearTimeout(silence);
-    clearTimeout(retry);
-    retry = session = undefined;
+    clearTimeout(timer);
+    clearTimeout(resting);
+    session = resting = undefined;
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
       socket.close();
       socket = undefined;
     }
-    requests.clear();
-    asking.clear();
+    pending = false;
+    for (const set of [requests, asking, leaving]) set.clear();
     for (const room of rooms.values()) {
-      // the cursor counts for live rooms; the others keep what they were asked with
+      // the cursor counts for live rooms; others keep what they were asked with
       if (room.live) room.since = cursor;
       room.sent = room.live = false;
     }
@@ -157,29 +158,28 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
 
   const lost = (code = 1006) => {
     drop();
-    // to be welcomed and closed at once is no success
+    // welcomed and closed at once is no success
     if (Date.now() - welcomedAt >= LONGEST_WAIT) attempts = refusals = 0;
     welcomedAt = Infinity;
     const refused = code === 4401 && (typeof token !== "function" || ++refusals > FRESH_TOKENS);
     if (refused || code === 4403) return tell("unauthorized");
     const backoff = Math.min(1000 * 2 ** attempts++, LONGEST_WAIT) * (0.75 + Math.random() / 2);
+    if (code === 4429 || code === 4508) comeBackIn ??= backoff;
     const wait = comeBackIn ?? (code === 4401 && refusals === 1 ? 0 : backoff);
-    patient = comeBackIn !== undefined || code === 4429 || code === 4508;
-    comeBackIn = undefined;
-    retry = setTimeout(open, wait);
+    after(wait, open);
     tell(away(), Date.now() + wait);
   };
 
-  /** The network, the tab or the machine has come back, or the network is gone. */
+  /** The network, the tab or the machine is back, or the network gone. */
   const wake = (/** @type {Event} */ { type }) => {
-    if (session) {
+    attempts = 0;
+    if (socket) {
       // is anybody there still?
-      send({ type: "ping", id: ++lastId });
+      if (session) send({ type: "ping", id: ++lastId });
       listen(PONG_WITHIN);
-    } else if (retry && type === "offline") {
-      tell("offline", retryAt);
-    } else if (retry && !patient && (type === "online" || globalThis.document?.visibilityState !== "hidden")) {
-      attempts = 0;
+    } else if (retryAt && type === "offline") {
+      tell(type, retryAt);
+    } else if (retryAt && comeBackIn === undefined && (type === "online" || globalThis.document?.visibilityState !== "hidden")) {
       open();
     }
   };
@@ -196,25 +196,25 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
     }
   };
 
-  /** Tells a subscriber, once, that from now on nothing is missed. */
-  const begin = (/** @type {Room} */ room, /** @type {Subscriber} */ sub) => {
-    const { live } = sub;
-    sub.live = undefined;
-    if (room.subs.has(sub)) call(live);
+  /** Tells who was not told yet that nothing is missed from now on. */
+  const begin = (/** @type {Room} */ room) => {
+    for (const sub of room.subs) {
+      call(sub.live);
+      sub.live = undefined;
+    }
   };
 
-  /** Nobody waits for its snapshot any more. */
+  /** Nobody waits for its snapshot. */
   const shown = (/** @type {Room} */ room) => {
     asking.delete(room);
     room.wants = false;
     for (const sub of room.subs) sub.waiting = false;
   };
 
-  /** @param {any[]} events @param {any} [whole] */
-  const deliver = (events, whole) => {
+  const deliver = (/** @type {any} */ frame) => {
     /** @type {Map<Room, any[]>} */
     const due = new Map();
-    for (const event of events) {
+    for (const event of frame.events ?? [frame]) {
       // a record that moves leaves or enters scope rooms, never its own
       const names = event.reason === "moved" ? [] : [`${event.module}:${event.recordId}`];
       for (const name of names.concat(event.rooms ?? [])) {
@@ -230,10 +230,10 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
         due.set(room, [...(due.get(room) ?? []), event]);
       }
     }
-    for (const [room, news] of due) give(room, news.length > 1 ? { ...whole, events: news } : news[0]);
+    for (const [room, news] of due) give(room, news.length > 1 ? { ...frame, events: news } : news[0]);
   };
 
-  /** Not everything could be told; `answer`: to one who asked for the snapshot. */
+  /** Not everything could be told; `answer`: no snapshot either. */
   const resync = (/** @type {Room | undefined} */ room, /** @type {string} */ reason, answer = false) => {
     if (!room) return;
     if (reason === "epoch_changed") room.seen.clear();
@@ -273,13 +273,13 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
         for (const { room, code } of frame.denied ?? []) revoke(asked(room), code);
         for (const room of frame.rooms.map(asked)) {
           if (!room || room.live) continue;
-          room.live = true;
-          for (const sub of [...room.subs]) begin(room, sub);
-          if (room.missed) resync(room, room.missed);
-          room.missed = undefined;
+          room.sent = room.live = true;
+          begin(room);
+          if (room.since === null) resync(room, "epoch_changed");
+          room.since = undefined;
         }
-        for (const { room, reason } of frame.resync ?? []) resync(asked(room), reason, request?.shows);
-        return;
+        for (const { room, reason } of frame.resync ?? []) resync(asked(room), reason, request?.snapshot);
+        return soon();
       case "snapshot": {
         const room = liveRoom(frame.room);
         if (!room) return;
@@ -297,58 +297,65 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
         for (const room of frame.rooms) revoke(liveRoom(room), frame.reason);
         return;
       case "token_expiring":
-        return void renew();
+        if (typeof token === "function") fetchToken((known) => known && send({ type: "token", token: known }), report);
+        return;
       case "draining":
         comeBackIn = frame.reconnectAfterMs;
         return;
-      case "TRANSACTION":
-        return deliver(frame.events, frame);
       case "error":
-        report(Object.assign(new Error(`the relay says ${frame.code}: ${frame.message}`), { code: frame.code }));
-        if (frame.code === "rate_limited") lost(4429);
-        if (frame.code !== "bad_cursor") return;
+        if (frame.code === "rate_limited") rest(RATE_WAIT);
+        // nothing of it was heeded
         for (const room of request?.part ?? []) {
-          room.sent = false;
-          room.since = undefined;
-          room.missed = "cursor_too_old";
+          asking.delete(room);
+          if (rooms.get(room.name) !== room) leaving.set(room.name, room);
+          room.sent = room.live;
+          if (frame.code === "bad_cursor") room.since = null;
         }
-        return soon();
+        soon();
+        return report(Object.assign(new Error(`the relay says ${frame.code}: ${frame.message}`), { code: frame.code }));
       default:
-        if (frame.action) deliver([frame]);
+        if (frame.txid) deliver(frame);
     }
   };
 
-  /** Compares what is wanted with what was asked for, once the running code is done with both. */
+  const rest = (/** @type {number} */ ms) => {
+    clearTimeout(resting);
+    resting = setTimeout(() => {
+      resting = undefined;
+      if (pending) flush();
+    }, ms);
+  };
+
+  /** Asks for what is wanted, when the running code is done; not too often. */
   const soon = () => {
-    if (!flushing) queueMicrotask(flush);
-    flushing = true;
+    if (!pending && !resting) queueMicrotask(flush);
+    pending = true;
   };
 
   const flush = () => {
-    flushing = false;
-    /** @type {Room[]} */
-    const gone = [];
+    pending = false;
     /** @type {Room[]} */
     const shows = [];
-    /** @type {Map<string | undefined, Room[]>} by where they resume */
+    /** @type {Map<unknown, Room[]>} by where they resume */
     const groups = new Map();
     let places = session?.limits.rooms;
     for (const room of rooms.values()) {
-      if (room.sent) (room.subs.size ? places-- : gone.push(room));
+      if (room.sent) (room.subs.size ? places-- : leaving.set(room.name, room));
       if (room.subs.size) continue;
       rooms.delete(room.name);
       asking.delete(room);
     }
     if (!session) return;
+    rest(GATHER);
     let left = 0;
     for (const room of rooms.values()) {
-      const asks = room.wants && !asking.has(room) && asking.size < SNAPSHOTS_AT_ONCE;
+      const asks = room.wants && !room.since && !asking.has(room) && asking.size < SNAPSHOTS_AT_ONCE;
       if (!room.sent) {
         if (places < 1) left++;
         if (places < 1 || (room.wants && !asks && !room.since)) continue;
         places--;
         room.sent = true;
-        if (room.since || !asks) groups.set(room.since, [...(groups.get(room.since) ?? []), room]);
+        if (!asks) groups.set(room.since, [...(groups.get(room.since) ?? []), room]);
       }
       if (asks) {
         asking.add(room);
@@ -357,27 +364,30 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
     }
     if (left && !full) report(new Error(`${left} rooms wait: the relay allows ${session.limits.rooms} a connection`));
     full = left > 0;
+    const gone = [...leaving.values()].filter(({ name }) => !rooms.get(name)?.sent);
+    gone.forEach(({ name }) => leaving.delete(name));
     ask("unsubscribe", gone);
-    for (const [since, list] of groups) ask("subscribe", list, { since });
+    for (const [since, list] of groups) ask("subscribe", list, { since: since ?? undefined });
     ask("subscribe", shows, { snapshot: true });
   };
 
-  /** Asks for rooms, in as many frames as their names need. */
+  /** In as many frames as the names need. */
   const ask = (/** @type {string} */ type, /** @type {Room[]} */ list, more = {}) => {
-    const most = session.limits.frameBytes - JSON.stringify(more).length - 99;
-    for (let start = 0, end = 0; start < list.length; start = end) {
-      for (let bytes = 0; end < list.length; end++) {
-        bytes += utf8.encode(JSON.stringify(list[end].name)).length + 1;
-        if (bytes > most && end > start) break;
-      }
-      const part = list.slice(start, end);
-      const id = ++lastId;
-      requests.set(id, { part: new Set(part), shows: "snapshot" in more });
-      send({ type, id, ...more, rooms: part.map((room) => room.name) });
+    if (!list.length) return;
+    const id = ++lastId;
+    const frame = { type, id, ...more, rooms: list.map(({ name }) => name) };
+    const half = list.length >> 1;
+    // a character takes up to three bytes
+    if (half && JSON.stringify(frame).length * 3 > session.limits.frameBytes) {
+      ask(type, list.slice(0, half), more);
+      return ask(type, list.slice(half), more);
     }
+    requests.set(id, { ...more, part: new Set(list) });
+    send(frame);
   };
 
-  for (const type of WAKERS) globalThis.addEventListener?.(type, wake, CAPTURED);
+  // captured: not all bubble
+  for (const type of WAKERS) globalThis.addEventListener?.(type, wake, true);
   open();
 
   return {
@@ -388,8 +398,8 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
       return retryAt;
     },
     subscribe(name, handler, { snapshot = false, live } = {}) {
-      if (closed) throw new Error("this relay is closed: connect() again");
-      if (snapshot && /^(user|team|broker):/.test(name)) throw new TypeError(`a snapshot is of one record, ${name} holds many`);
+      if (closed) throw new Error("this relay is closed");
+      if (snapshot && /^(user|team|broker):/.test(name)) throw new TypeError(`no snapshot: ${name} holds many records`);
       /** @type {Room} */
       const room = rooms.get(name) ?? { name, subs: new Set(), seen: new Map() };
       rooms.set(name, room);
@@ -397,7 +407,7 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
       room.subs.add(sub);
       if (snapshot && !room.record) room.wants = true;
       queueMicrotask(() => {
-        if (room.live) begin(room, sub);
+        if (room.live) begin(room);
         if (!sub.waiting || !room.record || !room.subs.has(sub)) return;
         sub.waiting = false;
         call(handler, room.record);
@@ -412,10 +422,9 @@ export const connect = (url, { token, transactions, WebSocket: Socket = globalTh
       return () => void listeners[name].delete(listener);
     },
     close() {
-      if (closed) return;
       closed = true;
       drop();
-      for (const type of WAKERS) globalThis.removeEventListener?.(type, wake, CAPTURED);
+      for (const type of WAKERS) globalThis.removeEventListener?.(type, wake, true);
       for (const room of rooms.values()) room.subs.clear();
       rooms.clear();
       tell("offline");

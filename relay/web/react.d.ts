@@ -9,8 +9,18 @@
  */
 
 import type { QueryClient, QueryKey } from "@tanstack/react-query";
-import type { ReactElement, ReactNode } from "react";
+import type { HTMLAttributes, ReactElement, ReactNode, Ref } from "react";
 import type { Change, Relay, Revoked, Status } from "./client.js";
+import type { RelayStatus } from "./status.js";
+
+declare module "react" {
+  namespace JSX {
+    interface IntrinsicElements {
+      /** The dot; `relay` is set by React 19 only, by 18 through a ref. */
+      "relay-status": HTMLAttributes<RelayStatus> & { ref?: Ref<RelayStatus>; relay?: Relay; compact?: boolean | "" };
+    }
+  }
+}
 
 /** Makes a relay known to the hooks within. Who connected it closes it. */
 export function RelayProvider(props: { relay: Relay; children?: ReactNode }): ReactElement;

@@ -27,8 +27,11 @@ const STYLE = `
 @media (prefers-reduced-motion: reduce) { .reconnecting { animation: none; } }
 `;
 
+/** Where pages are rendered by a server there are no elements, and it may be imported all the same. */
+const Base = globalThis.HTMLElement ?? class {};
+
 /** @implements {Element} */
-export class RelayStatus extends HTMLElement {
+export class RelayStatus extends Base {
   /** @type {Relay | undefined} */
   #relay;
   /** @type {(() => void) | undefined} */
@@ -106,4 +109,5 @@ export class RelayStatus extends HTMLElement {
   }
 }
 
-if (!customElements.get("relay-status")) customElements.define("relay-status", RelayStatus);
+const { customElements: known } = globalThis;
+if (!known?.get("relay-status")) known?.define("relay-status", RelayStatus);

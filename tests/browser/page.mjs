@@ -5,7 +5,8 @@ import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
 const TARGET = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.meta.url).pathname;
-const RELAY = `${TARGET}/debug/crm-relay`;
+/** The daemon. */
+export const RELAY = `${TARGET}/debug/crm-relay`;
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
@@ -16,11 +17,12 @@ export const PEOPLE = Object.fromEntries(["ana", "ben", "carla", "dev", "edith"]
   return [name, { id, rooms: [`user:${id}`, name === "edith" ? "broker:b0000000-0000-4000-8000-000000000001" : team] }];
 }));
 
-/**
- * Starts `crm-relay demo` and waits until it says that it is ready. `logged` waits for a line of its log.
- */
-export async function demo(listen = "127.0.0.1:0", env = {}) {
-  const child = spawn(RELAY, ["demo", "--listen", listen], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
+/** Starts `crm-relay demo` and waits until it says that it is ready. */
+export const demo = (listen = "127.0.0.1:0", env = {}) => start("demo", listen, env);
+
+/** `crm-relay` with this command, once it is ready. `logged` waits for a line of its log. */
+export async function start(command, listen, env) {
+  const child = spawn(RELAY, [command, "--listen", listen], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
   const ended = new Promise((done) => child.once("exit", (code) => done(code)));
   const lines = [];
   const waiting = new Set();
@@ -46,13 +48,13 @@ export async function demo(listen = "127.0.0.1:0", env = {}) {
   const url = await new Promise((done, fail) => {
     output.on("line", (line) => line.startsWith("ready ") && done(line.slice("ready ".length)));
     child.once("error", fail);
-    ended.then((code) => fail(new Error(`the demo ended with ${code} before it was ready: ${lines.at(-1)}`)));
+    ended.then((code) => fail(new Error(`the ${command} ended with ${code} before it was ready: ${lines.at(-1)}`)));
   });
   const end = (signal) => {
     child.kill(signal);
     return ended;
   };
-  return { url, logged, lines, stop: () => end("SIGTERM") };
+  return { url, logged, lines, stop: () => end("SIGTERM"), kill: () => end("SIGKILL") };
 }
 
 export function browser() {

@@ -7,7 +7,7 @@ for part in . app; do
   (cd "$part" && npm ci --silent --no-audit --no-fund)
 done
 node --test unit/*.test.mjs
-(cd app && npm run --silent build -- --logLevel error)
+(cd app && npm run --silent build)
 for file in *.test.mjs; do
   ../../deploy/postgres.sh run -- node --test "$file"
 done

@@ -128,6 +128,9 @@ async fn who_asks_too_often_is_told_and_who_goes_on_is_closed() {
     assert_eq!(code, 4429);
     let of = |code: &str| frames.iter().filter(|frame| frame["code"] == code).count();
     assert_eq!(of("rate_limited"), 63, "and one before");
+    let told = frames.iter().filter_map(|frame| frame["id"].as_u64());
+    let whole: Vec<u64> = (0..frames.len() as u64).collect();
+    assert_eq!(told.collect::<Vec<_>>(), whole, "each by its id, in order");
     assert_eq!(other.ping().await["type"], "pong");
 }
 

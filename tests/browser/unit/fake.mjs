@@ -71,7 +71,8 @@ export class Socket {
 /** A window of which the client hears what the test lets happen. */
 const events = new EventTarget();
 globalThis.addEventListener = events.addEventListener.bind(events);
-globalThis.removeEventListener = events.removeEventListener.bind(events);
+// Node's own takes no boolean here
+globalThis.removeEventListener = (type, listener, capture) => events.removeEventListener(type, listener, { capture });
 export const happens = (type) => events.dispatchEvent(new Event(type));
 export const listeners = () =>
   ["online", "offline", "pageshow", "visibilitychange", "resume"].flatMap((type) => getEventListeners(events, type)).length;
@@ -83,6 +84,9 @@ export const tick = async (ms) => {
   mock.timers.tick(ms);
   await settled();
 };
+
+/** What a page wants within so long is asked for at once. */
+export const gathered = () => tick(25);
 
 /** A relay on fakes: no jitter, a clock that stands still; `context` is the test's. */
 export function start(context, options = {}) {

@@ -42,6 +42,10 @@ test("publint finds nothing to say about the npm package", async () => {
   assert.deepEqual(messages.map((message) => formatMessage(message, pkg)), []);
 });
 
+test("each module may be imported where there is no page, as when a server renders it", async () => {
+  for (const name of ["crm-relay", "crm-relay/react", "crm-relay/status"]) assert.ok(await import(name), name);
+});
+
 test("package and relay have one version", () => {
   const [, version] = /^version = "(.*)"$/m.exec(read("../../Cargo.toml"));
   assert.equal(pkg.version, version);

@@ -1,9 +1,10 @@
 // Never run: what a frontend in TypeScript may write, and what it may not.
 
-import { connect, type Change, type Status } from "crm-relay";
+import { connect, type Change, type Frame, type Status } from "crm-relay";
 import { bridgeQueries, useRecord } from "crm-relay/react";
 import "crm-relay/status";
 import { QueryClient } from "@tanstack/react-query";
+import type { JSX } from "react";
 
 const relay = connect("wss://crm.example/ws", { token: async () => "fresh", transactions: true });
 const stop: () => void = relay.subscribe("listings:1", (frame) => {
@@ -18,11 +19,17 @@ relay.on("error", (error) => { error satisfies unknown; });
 stop();
 
 interface Listing { id: string; list_price: number }
+relay.subscribe<Listing>("listings:1", (frame) => {
+  if (frame.type === "snapshot") frame.data?.list_price satisfies number | undefined;
+});
+const show = (frame: Frame<Listing>) => void frame;
+relay.subscribe("listings:1", show);
 const { record, changed } = useRecord<Listing>("listings", "1");
 record?.list_price satisfies number | undefined;
 changed.list_price satisfies number | undefined;
 bridgeQueries(relay, new QueryClient(), ["team:7"], { merge: true });
 document.querySelector("relay-status")!.relay = relay;
+({ relay, compact: true }) satisfies JSX.IntrinsicElements["relay-status"];
 
 // @ts-expect-error: there is no such status
 relay.on("status", (status: "asleep") => status);
