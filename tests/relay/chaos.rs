@@ -436,7 +436,7 @@ async fn in_chaos_nothing_is_lost_doubled_or_out_of_order() {
             1 => {
                 if let Some(relay) = relays[which].take() {
                     relay.signal("TERM");
-                    relay.stop_signalled().await;
+                    relay.ended_within(Duration::from_secs(120)).await;
                 }
                 relays[which] = Some(start(which, Some(listen[which].clone())).await);
                 "relay stopped"

@@ -688,11 +688,16 @@ impl Relay {
     }
 
     /// How it ended, once it was told to.
-    pub async fn stop_signalled(mut self) -> ExitStatus {
-        timeout(DEADLINE, self.child.wait())
-            .await
-            .expect("it ends in time")
-            .unwrap()
+    pub async fn stop_signalled(self) -> ExitStatus {
+        self.ended_within(DEADLINE).await
+    }
+
+    /// The same, on a machine that may be busy.
+    pub async fn ended_within(mut self, within: Duration) -> ExitStatus {
+        match timeout(within, self.child.wait()).await {
+            Ok(ended) => ended.unwrap(),
+            Err(_) => panic!("it does not end\n{}", self.logs()),
+        }
     }
 
     /// Waits until a log line holds this text.
