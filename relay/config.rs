@@ -123,6 +123,29 @@ pub struct Given {
     pub max_subscribes: Option<String>,
 }
 
+/// Where the database is, for commands that need nothing else.
+#[derive(Clone, Default, Args)]
+pub struct GivenDatabase {
+    /// TOML file with settings
+    #[arg(long, env = "RELAY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The CRM's database, such as postgresql://dba@db:5432/crm
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+}
+
+impl GivenDatabase {
+    /// The database.
+    pub fn database(&self) -> Result<Database, BadSettings> {
+        let given = Given {
+            config: self.config.clone(),
+            database_url: self.database_url.clone(),
+            ..Given::default()
+        };
+        given.database()
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

@@ -20,10 +20,11 @@ use crate::registry::{KeyForm, Module, Registry};
 use crate::snapshot::{BadCursor, Position, Snapshot, number};
 
 pub use access::Question;
+pub use entries::{Entries, Entry, Filter, Found};
 pub use past::{RecordNow, Verdict};
 
 /// Version of the schema that this relay reads.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// What is read of each row, the same wherever it is read.
 macro_rules! columns {
@@ -44,6 +45,7 @@ macro_rules! in_order {
 }
 
 mod access;
+mod entries;
 // after what it uses of this file's macros
 mod past;
 

@@ -27,7 +27,8 @@
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
-//! [`config`] (settings), [`traffic`] (the log of events), [`web`] (the files for browsers), [`demo`] (a
+//! [`config`] (settings), [`traffic`] (the log of events), [`audit`] (the journal for
+//! people, which it [`follow`]s without a relay and shows in a [`terminal`]), [`web`] (the files for browsers), [`demo`] (a
 //! small CRM to try it with).
 //!
 //! # Invariants
@@ -55,6 +56,7 @@
 //! socket anew and keep buffers for each, so [`frame`] is our own: small, pure, compared with
 //! tungstenite's decoder on the same bytes in `tests/frame.rs`, and fuzzed under `tests/fuzz`.
 
+pub mod audit;
 pub mod change;
 pub mod config;
 pub mod connection;
@@ -62,6 +64,7 @@ pub mod demo;
 pub mod diff;
 pub mod doorbell;
 pub mod event;
+pub mod follow;
 pub mod frame;
 pub mod gate;
 pub mod history;
@@ -84,6 +87,7 @@ pub mod snapshot;
 pub mod socket;
 pub mod standing;
 pub mod subscription;
+pub mod terminal;
 pub mod throttle;
 pub mod tls;
 pub mod token;

@@ -1,12 +1,14 @@
 //! The command `crm-relay`: parses, binds, and hands over.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use crm_relay::audit::Audit;
 use crm_relay::config::{BadSettings, Config, Given, LogFormat};
 use crm_relay::demo;
+use crm_relay::follow::Interrupted;
 use crm_relay::postgres::ConnectError;
 use crm_relay::schema::{self, SchemaError, Watch};
 use crm_relay::server::{self, Doors, Routes};
@@ -51,6 +53,11 @@ enum Command {
     /// Stop watching a table; its changes so far stay in the journal
     #[command(after_help = "Example: crm-relay unwatch sales.notes")]
     Unwatch(UnwatchTable),
+    /// Tell who changed what, when, from what to what
+    #[command(
+        after_help = "Example: crm-relay audit listings:5d1f0c9e-1111-4000-8000-000000000001 --since 7d"
+    )]
+    Audit(Audit),
     /// Load a small CRM into an empty database and serve it with a page to try
     #[command(
         after_help = "Example: DATABASE_URL=postgresql://postgres@localhost/empty crm-relay demo (or deploy/demo.sh, which brings a database of its own)"
@@ -126,6 +133,8 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
+        // a reader that has gone away, such as `head`, has seen enough
+        Err(error) if is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("crm-relay: {error:#}");
             exit_code(&error)
@@ -138,12 +147,17 @@ fn print(line: String) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Interrupted::Output(error)) if error.kind() == ErrorKind::BrokenPipe)
+}
+
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let unreachable = |error: &ConnectError| matches!(error, ConnectError::Refused { .. });
     let refused = error
         .downcast_ref::<ConnectError>()
         .is_some_and(unreachable)
-        || matches!(error.downcast_ref(), Some(SchemaError::Connect(error)) if unreachable(error));
+        || matches!(error.downcast_ref(), Some(SchemaError::Connect(error)) if unreachable(error))
+        || matches!(error.downcast_ref(), Some(Interrupted::Connect(error)) if unreachable(error));
     if error.is::<BadSettings>() {
         ExitCode::from(2)
     } else if refused {
@@ -204,6 +218,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Unwatch(UnwatchTable { given, table }) => {
             Ok(schema::unwatch(&given.database()?, &table, print).await?)
         }
+        Command::Audit(audit) => audit.run().await,
         Command::Demo(mut given) => {
             given.no_auth.get_or_insert_with(|| "true".to_owned());
             let config = given.serving()?;

@@ -1,7 +1,7 @@
 -- reading: changes since a cursor, the audit view, pruning
 
 begin;
-select plan(27);
+select plan(30);
 
 -- changes since a cursor
 create function pg_temp.cursor() returns text language sql as $$
@@ -30,6 +30,16 @@ update crm_relay.setting set pruned_txid = '0';
 select results_eq($$ select action, field, old_value::text, new_value::text from crm_relay.audit where action = 'updated' $$,
   $$ values ('updated', 'first_name', '"a"', '"c"') $$, 'the audit view tells what changed from what to what');
 select ok(bool_and(db_user = session_user and application = current_setting('application_name') and txid = pg_current_xact_id()), 'and who did it') from crm_relay.audit;
+
+select is_empty($$ select from crm_relay.audit where old_value::text = 'null' and new_value is null or old_value is null and new_value::text = 'null' $$,
+  'what a new row leaves empty is no change');
+update leads set notes = 'kept', tags = '["a"]' where id = '00000000-0000-4000-8000-000000000002';
+delete from leads where id = '00000000-0000-4000-8000-000000000002';
+select results_eq($$ select field, old_value::text, new_value::text from crm_relay.audit where action = 'deleted' and field in ('notes', 'tags', 'last_name') order by field $$,
+  $$ values ('notes', '"kept"', null), ('tags', '["a"]', null) $$, 'of what was deleted it tells all that was in it');
+truncate leads;
+select results_eq($$ select module, record_id, field, old_value::text, new_value::text from crm_relay.audit where action = 'truncated' $$,
+  $$ values ('leads', null::text, null::text, null::text, null::text) $$, 'and that more went than rows can say');
 
 -- the ring
 select is((select count(distinct crm_relay.slot(now() + n * interval '28 hours', '7 days')) from generate_series(0, 9) n), 10::bigint, 'a slot is a sixth of the retention, ten make the ring');
