@@ -189,26 +189,27 @@ pub async fn moment(
     }
 }
 
-/// The fields of a change that differ: name, value before, value after; None where there was no row, or
-/// is none any more.
-pub fn fields(entry: &Entry) -> Result<Vec<Field>, BadImage> {
-    let (old, new) = (
-        image(&entry.change.old_image)?,
-        image(&entry.change.new_image)?,
-    );
-    let (is_old, is_new) = (old.is_some(), new.is_some());
+/// The fields of a change that differ. Images that are no JSON objects, as somebody may write them by hand,
+/// are told as they are, as a field `*`.
+pub fn fields(entry: &Entry) -> Vec<Field> {
+    let (was, is) = (&entry.change.old_image, &entry.change.new_image);
+    fn columns(image: &Option<String>) -> Result<Option<Columns<'_>>, BadImage> {
+        image.as_deref().map(Columns::of).transpose()
+    }
+    let (Ok(old), Ok(new)) = (columns(was), columns(is)) else {
+        return vec![Field {
+            name: "*".to_owned(),
+            was: was.clone(),
+            is: is.clone(),
+        }];
+    };
     let changed = diff::changed(old.as_ref(), new.as_ref()).into_iter();
-    Ok(changed
-        .map(|(name, was, is)| Field {
-            name: name.to_owned(),
-            was: is_old.then(|| was.to_owned()),
-            is: is_new.then(|| is.to_owned()),
-        })
-        .collect())
-}
-
-fn image(image: &Option<String>) -> Result<Option<Columns<'_>>, BadImage> {
-    image.as_deref().map(Columns::of).transpose()
+    let fields = changed.map(|(name, before, after)| Field {
+        name: name.to_owned(),
+        was: old.is_some().then(|| before.to_owned()),
+        is: new.is_some().then(|| after.to_owned()),
+    });
+    fields.collect()
 }
 
 /// A field that changed, with the JSON of its values.
@@ -216,9 +217,9 @@ fn image(image: &Option<String>) -> Result<Option<Columns<'_>>, BadImage> {
 pub struct Field {
     /// The column.
     pub name: String,
-    /// What it was.
+    /// What it was; None where there was no row.
     pub was: Option<String>,
-    /// What it is.
+    /// What it is; None where there is no row any more.
     pub is: Option<String>,
 }
 

@@ -27,8 +27,8 @@
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
-//! [`config`] (settings), [`traffic`] (the log of events), [`audit`] (the journal for
-//! people, which it [`follow`]s without a relay and shows in a [`terminal`]), [`web`] (the files for browsers), [`demo`] (a
+//! [`config`] (settings), [`traffic`] (the log of events), [`audit`] and [`tail`] (the journal for
+//! people, which they [`follow`] without a relay and show in a [`terminal`]), [`web`] (the files for browsers), [`demo`] (a
 //! small CRM to try it with).
 //!
 //! # Invariants
@@ -87,6 +87,7 @@ pub mod snapshot;
 pub mod socket;
 pub mod standing;
 pub mod subscription;
+pub mod tail;
 pub mod terminal;
 pub mod throttle;
 pub mod tls;

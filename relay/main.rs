@@ -12,6 +12,7 @@ use crm_relay::follow::Interrupted;
 use crm_relay::postgres::ConnectError;
 use crm_relay::schema::{self, SchemaError, Watch};
 use crm_relay::server::{self, Doors, Routes};
+use crm_relay::tail::Tail;
 use crm_relay::tls::Identity;
 use crm_relay::token::Keys;
 use sd_notify::NotifyState;
@@ -58,6 +59,9 @@ enum Command {
         after_help = "Example: crm-relay audit listings:5d1f0c9e-1111-4000-8000-000000000001 --since 7d"
     )]
     Audit(Audit),
+    /// Print what happens as it happens, a line for each event, without a relay
+    #[command(after_help = "Example: crm-relay tail listings team:7/leads --since 10m")]
+    Tail(Tail),
     /// Load a small CRM into an empty database and serve it with a page to try
     #[command(
         after_help = "Example: DATABASE_URL=postgresql://postgres@localhost/empty crm-relay demo (or deploy/demo.sh, which brings a database of its own)"
@@ -219,6 +223,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             Ok(schema::unwatch(&given.database()?, &table, print).await?)
         }
         Command::Audit(audit) => audit.run().await,
+        Command::Tail(tail) => tail.run().await,
         Command::Demo(mut given) => {
             given.no_auth.get_or_insert_with(|| "true".to_owned());
             let config = given.serving()?;

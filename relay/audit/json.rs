@@ -15,7 +15,7 @@ pub fn line(entry: &Entry, out: &mut Vec<u8>) -> io::Result<()> {
     let text = |text: Option<&str>| text.map_or("null".to_owned(), quoted);
     let id = Some(change.record_id.as_str()).filter(|id| !id.is_empty());
     let part = change.part.as_ref();
-    let fields = fields(entry).map_err(io::Error::other)?;
+    let fields = fields(entry);
     let changed: Vec<(&str, String)> = fields
         .iter()
         .map(|field| {

@@ -61,7 +61,7 @@ pub fn rows(entries: &[Entry], out: &mut Vec<u8>) -> io::Result<()> {
             plain(&entry.db_role),
             plain(&entry.application),
         ];
-        let fields = fields(entry).map_err(io::Error::other)?;
+        let fields = fields(entry);
         let mut row = |what: [Cow<str>; 3]| {
             sheet.write_record(
                 who.iter()

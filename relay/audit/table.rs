@@ -64,16 +64,7 @@ impl Table {
             at.unwrap_or_default(),
             change.seq
         )?;
-        let fields = match fields(entry) {
-            Ok(fields) => fields,
-            Err(error) => {
-                return writeln!(
-                    out,
-                    "    an image that cannot be read: {}",
-                    visible(&error.to_string())
-                );
-            }
-        };
+        let fields = fields(entry);
         let part = change
             .part
             .as_ref()

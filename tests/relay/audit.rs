@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout};
+use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::timeout;
 
 use crate::harness::{DEADLINE, Database, crm_relay};
@@ -175,6 +175,7 @@ async fn more_than_is_read_at_once_is_told_whole_and_in_order() {
 pub struct Running {
     child: Child,
     pub out: Lines<BufReader<ChildStdout>>,
+    pub err: Lines<BufReader<ChildStderr>>,
 }
 
 impl Running {
@@ -183,11 +184,13 @@ impl Running {
             .args(arguments)
             .env("DATABASE_URL", url)
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         Running {
             out: BufReader::new(child.stdout.take().unwrap()).lines(),
+            err: BufReader::new(child.stderr.take().unwrap()).lines(),
             child,
         }
     }
@@ -196,6 +199,19 @@ impl Running {
     pub async fn line(&mut self) -> String {
         let line = timeout(DEADLINE, self.out.next_line()).await;
         line.expect("a line in time").unwrap().expect("a line")
+    }
+
+    /// Waits for a complaint that holds this text.
+    pub async fn complains(&mut self, wanted: &str) {
+        let complained = async {
+            while let Some(line) = self.err.next_line().await.unwrap() {
+                if line.contains(wanted) {
+                    return;
+                }
+            }
+            panic!("it ended without a word of {wanted}");
+        };
+        timeout(DEADLINE, complained).await.expect(wanted);
     }
 
     /// How it ends at a signal.
@@ -266,6 +282,26 @@ async fn the_right_to_audit_is_all_that_it_needs() {
     database
         .execute(&format!("drop owned by {name}; drop role {name}"))
         .await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_no_row_is_told_as_it_is() {
+    let database = Database::create().await;
+    database
+        .execute(
+            "insert into crm_relay.change (slot, module, action, record_id, db_user, db_role, application, old_image, new_image)
+             values (0, 'leads', 'updated', 'x', 'x', 'x', 'x', '[1]', '{\"a\": 2}')",
+        )
+        .await;
+    for (format, wanted) in [
+        ("table", "    *  [1] -> {\"a\": 2}"),
+        ("json", r#""*":{"old":[1],"new":{"a": 2}}"#),
+        ("csv", r#",*,[1],"{""a"": 2}""#),
+    ] {
+        let told = crm_relay(&database.url(), &["audit", "--format", format]);
+        let told = text(&told.stdout);
+        assert!(told.contains(wanted), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -19,3 +19,4 @@ mod resume;
 mod signals;
 mod slow;
 mod soak;
+mod tail;
