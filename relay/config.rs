@@ -316,6 +316,19 @@ impl Given {
         }
     }
 
+    /// Whose tokens are trusted, and how; for commands that serve nobody.
+    pub fn tokens(&self) -> Result<token::Settings, BadSettings> {
+        let mut bad = Vec::new();
+        let tokens = tokens(&self.with_file(&mut bad), &mut bad);
+        if tokens.is_none() && bad.is_empty() {
+            bad.push("jwt_secret (RELAY_JWT_SECRET): missing; it must be the secret that the relay trusts".to_owned());
+        }
+        match tokens {
+            Some(tokens) if bad.is_empty() => Ok(tokens),
+            _ => Err(BadSettings(bad)),
+        }
+    }
+
     /// The settings of a relay that serves, or everything that is wrong with them.
     pub fn serving(&self) -> Result<Config, BadSettings> {
         let mut bad = Vec::new();

@@ -28,7 +28,8 @@
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
 //! [`config`] (settings), [`traffic`] (the log of events), [`audit`] and [`tail`] (the journal for
-//! people, which they [`follow`] without a relay and show in a [`terminal`]), [`web`] (the files for browsers), [`demo`] (a
+//! people, which they [`follow`] without a relay and show in a [`terminal`]), [`explain`] (why
+//! somebody did or did not get an event), [`web`] (the files for browsers), [`demo`] (a
 //! small CRM to try it with).
 //!
 //! # Invariants
@@ -64,6 +65,7 @@ pub mod demo;
 pub mod diff;
 pub mod doorbell;
 pub mod event;
+pub mod explain;
 pub mod follow;
 pub mod frame;
 pub mod gate;

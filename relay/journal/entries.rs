@@ -205,6 +205,21 @@ impl Journal {
         })
     }
 
+    /// What became of a transaction: `committed`, `aborted`, `in progress`, `forgotten`, `future`; and
+    /// whether it may have been in what was pruned.
+    pub async fn fate(&self, txid: i64) -> Result<(String, bool), JournalError> {
+        let row = (self.session.client)
+            .query_one(
+                "select case when $1::bigint::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) then 'future'
+                             else coalesce(pg_xact_status($1::bigint::text::xid8), 'forgotten') end,
+                        s.pruned_txid >= $1::bigint::text::xid8
+                   from crm_relay.setting s",
+                &[&txid],
+            )
+            .await?;
+        Ok((row.get(0), row.get(1)))
+    }
+
     /// For how long the journal keeps what happened, as `7 days`.
     pub async fn retention(&self) -> Result<String, JournalError> {
         let row = (self.session.client)
