@@ -258,7 +258,9 @@ impl Inquirer<'_> {
         let (step, before, after) = self.policy(changed, principal).await?;
         explained.steps.push(step);
         let ways = ways(changed, &rooms, before, after);
-        explained.steps.push(self.flood(events, &rooms, is_huge));
+        explained
+            .steps
+            .push(self.flood(changed, events, &rooms, is_huge));
         explained
             .steps
             .push(self.throttle(entry, changed, events, is_huge).await?);
@@ -341,7 +343,7 @@ impl Inquirer<'_> {
         if change.action == Action::Truncated {
             return ended(
                 "more of the module was lost or changed than rows can say",
-                "crm-relay audit --txid".to_owned() + &format!(" {}", change.txid),
+                format!("crm-relay audit --txid {}", change.txid),
                 Outcome::Resync,
                 "whoever is in a room that can hold such records gets resync, truncated; nobody gets an event",
             );
@@ -518,7 +520,13 @@ impl Inquirer<'_> {
         Ok((step, was, is))
     }
 
-    fn flood(&self, events: &[Event], rooms: &[(String, Seen)], is_huge: bool) -> Step {
+    fn flood(
+        &self,
+        changed: &Changed,
+        events: &[Event],
+        rooms: &[(String, Seen)],
+        is_huge: bool,
+    ) -> Step {
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for event in events {
             if let Event::Changed(changed) = event {
@@ -537,7 +545,10 @@ impl Inquirer<'_> {
             })
             .map(|(room, _)| room.as_str())
             .collect();
-        let evidence = "RELAY_FLOOD_CHANGES of the relay, and crm-relay audit --txid".to_owned();
+        let evidence = format!(
+            "RELAY_FLOOD_CHANGES of the relay, and crm-relay audit --txid {}",
+            changed.txid
+        );
         match (flooded.is_empty(), is_huge) {
             (true, _) => Step {
                 name: "flood",

@@ -20,7 +20,7 @@ use crate::registry::{KeyForm, Module, Registry};
 use crate::snapshot::{BadCursor, Position, Snapshot, number};
 
 pub use access::Question;
-pub use entries::{Entries, Entry, Filter, Found};
+pub use entries::{ENTRIES, Entries, Entry, FILTER_SETTINGS, Filter, Found, TRANSACTIONS};
 pub use past::{RecordNow, Verdict};
 
 /// Version of the schema that this relay reads.

@@ -60,8 +60,11 @@ create or replace view crm_relay.audit as
     from crm_relay.change c
     left join lateral (
       select coalesce(o.key, n.key) as field, o.value as old_value, n.value as new_value
-        from json_each(coalesce(crm_relay.readable(c.old_image), '{}')) o
-        full join json_each(coalesce(crm_relay.readable(c.new_image), '{}')) n on n.key = o.key
+        -- readable() only where it must: called for each image it took as long as all the rest
+        from json_each(case when position(E'\\u0000' in c.old_image::text) > 0 then crm_relay.readable(c.old_image)
+                            else coalesce(c.old_image, '{}') end) o
+        full join json_each(case when position(E'\\u0000' in c.new_image::text) > 0 then crm_relay.readable(c.new_image)
+                                 else coalesce(c.new_image, '{}') end) n on n.key = o.key
        -- what a new or a deleted row did not fill in is no change
        where coalesce(o.value::text, 'null') <> coalesce(n.value::text, 'null')
     ) f on true;

@@ -54,7 +54,7 @@ pub struct Filter {
 /// Filters ($1 to $9) are constants in a plan that is made for them, so each uses the index that it can.
 /// What happened to a whole module has no record id, and is looked up by itself: an "or" would cost the
 /// index.
-const SETTINGS: &str = "set plan_cache_mode = force_custom_plan";
+pub const FILTER_SETTINGS: &str = "set plan_cache_mode = force_custom_plan";
 
 macro_rules! wanted {
     ($columns:literal, $range:literal) => {
@@ -144,7 +144,7 @@ impl Filter {
 impl Journal {
     /// From now on this session plans for each filter by itself.
     pub async fn plan_for_filters(&self) -> Result<(), JournalError> {
-        Ok(self.session.client.batch_execute(SETTINGS).await?)
+        Ok(self.session.client.batch_execute(FILTER_SETTINGS).await?)
     }
 
     /// The transactions with wanted entries that became visible since a position; since ever, where

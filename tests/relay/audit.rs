@@ -171,6 +171,150 @@ async fn more_than_is_read_at_once_is_told_whole_and_in_order() {
 }
 
 /// `audit --follow` or `tail` as it prints.
+#[tokio::test]
+async fn a_record_a_transaction_and_what_is_new_are_looked_up_by_the_index() {
+    let database = Database::create().await;
+    for _ in 0..30 {
+        database
+            .execute("insert into leads (first_name) select 'x' from generate_series(1, 1000)")
+            .await;
+    }
+    let wanted = database
+        .value("insert into leads (first_name) values ('new') returning id || ' ' || pg_current_xact_id()")
+        .await;
+    let (id, txid) = wanted.split_once(' ').unwrap();
+    let next = txid.parse::<u64>().unwrap() + 1;
+    let none = "null, null, null, null, null, null";
+    let record = format!("array['leads'], array['{id}'], {none}, null");
+    let one = format!("null, null, {none}, null");
+    let of_txid = format!("null, null, null, null, null, null, null, {txid}, null");
+    let plans = [
+        (
+            crm_relay::journal::TRANSACTIONS,
+            format!("{record}, '{{0}}', '{{{next}}}'"),
+        ),
+        (
+            crm_relay::journal::TRANSACTIONS,
+            format!("{of_txid}, '{{0}}', '{{{next}}}'"),
+        ),
+        (
+            crm_relay::journal::TRANSACTIONS,
+            format!("{one}, '{{{txid}}}', '{{{next}}}'"),
+        ),
+        (
+            crm_relay::journal::ENTRIES,
+            format!("{record}, '{{{txid}}}'"),
+        ),
+        (crm_relay::journal::ENTRIES, format!("{one}, '{{{txid}}}'")),
+    ];
+    // without statistics and with them: the plan must not depend on them
+    for analyze in ["select 1", "analyze crm_relay.change"] {
+        database.execute(analyze).await;
+        for (statement, parameters) in &plans {
+            let plan = plan(&database, statement, parameters).await;
+            assert!(!plan.contains("Seq Scan"), "{parameters}\n{plan}");
+            assert!(plan.contains("Index Scan"), "{parameters}\n{plan}");
+            let pages = plan
+                .lines()
+                .find_map(|line| line.trim().strip_prefix("Buffers: shared hit="))
+                .and_then(|rest| rest.split(' ').next())
+                .and_then(|hits| hits.parse::<u64>().ok());
+            // the whole journal has more than 2000
+            assert!(
+                pages.is_some_and(|pages| pages < 300),
+                "{parameters}\n{plan}"
+            );
+        }
+    }
+}
+
+/// How Postgres reads with these parameters.
+async fn plan(database: &Database, statement: &str, parameters: &str) -> String {
+    let session = database.connect().await;
+    for settings in [
+        crm_relay::journal::READ_SETTINGS,
+        crm_relay::journal::FILTER_SETTINGS,
+    ] {
+        session.batch_execute(settings).await.unwrap();
+    }
+    let types =
+        "text[], text[], text, text, text, timestamptz, timestamptz, bigint, bigint, bigint[]";
+    let beyond = match statement.contains("$11") {
+        true => ", bigint[]",
+        false => "",
+    };
+    session
+        .batch_execute(&format!("prepare audit ({types}{beyond}) as {statement}"))
+        .await
+        .unwrap();
+    let explain = format!("explain (analyze, buffers, timing off) execute audit ({parameters})");
+    let lines = session.query(&explain, &[]).await.unwrap();
+    let lines: Vec<String> = lines.iter().map(|row| row.get(0)).collect();
+    lines.join("\n")
+}
+
+#[tokio::test]
+async fn a_read_that_is_cut_off_goes_on_where_it_was() {
+    let database = Database::create().await;
+    let many = "do $$ begin for n in 1..3000 loop insert into leads (number_of_contacts) values (n); commit; end loop; end $$";
+    database.execute(many).await;
+    let follow = ["audit", "leads", "--follow", "--format", "json"];
+    let mut audit = Running::start(&database.url(), &follow);
+    let mut next = 1;
+    let mut read = async |audit: &mut Running, until: u64| {
+        while next <= until {
+            let line: serde_json::Value = serde_json::from_str(&audit.line().await).unwrap();
+            assert_eq!(line["seq"], next.to_string());
+            next += 1;
+        }
+    };
+    // live, so that there is somebody to come back
+    read(&mut audit, 3000).await;
+    database.execute(many).await;
+    // the rest waits in the pipe, which holds less
+    read(&mut audit, 3100).await;
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+                where datname = current_database() and application_name like 'crm-relay %'";
+    database.execute(cut).await;
+    read(&mut audit, 4000).await;
+    database.execute(cut).await;
+    read(&mut audit, 6000).await;
+    audit.complains("reading the journal again").await;
+    database
+        .execute("insert into leads (first_name) values ('last')")
+        .await;
+    read(&mut audit, 6001).await;
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals_and_for_who_wants_them() {
+    let database = Database::create().await;
+    database
+        .execute("insert into leads (first_name) values ('x')")
+        .await;
+    let on_terminal = |setting: (&str, &str), arguments: &str| {
+        let command = format!("{} audit {arguments}", env!("CARGO_BIN_EXE_crm-relay"));
+        let told = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("DATABASE_URL", database.url())
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .env(setting.0, setting.1)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(told.status.success());
+        let told = text(&told.stdout);
+        assert!(told.contains("first_name"), "{told}");
+        told.contains("\u{1b}[32m")
+    };
+    assert!(on_terminal(("NO_COLOR", ""), ""));
+    assert!(!on_terminal(("NO_COLOR", "1"), ""));
+    assert!(!on_terminal(("TERM", "dumb"), ""));
+    assert!(on_terminal(("NO_COLOR", "1"), "--color always"));
+    assert!(!on_terminal(("NO_COLOR", ""), "--color never"));
+}
+
 /// One that runs on.
 pub struct Running {
     child: Child,

@@ -253,6 +253,21 @@ async fn each_step_tells_what_it_found() {
     assert_eq!(told, ["if_subscribed", "nothing"]);
     let told = explain(&url, BEA, first, &[]);
     assert!(step(&told, "event").1.contains(&format!("seq {last}")));
+    // a part's
+    let client = "00000000-0000-4000-8000-000000000009";
+    run(format!(
+        "insert into contacts (id, phone) values ('{client}', '1');
+         insert into clients (id, contact_id, owner_id, team_id) values ('{client}', '{client}', '{BEA}', '{TEAM}')"
+    ))
+    .await;
+    let seq = run("update contacts set phone = '2'".to_owned()).await;
+    let told = explain(&url, ANN, &seq, &[]);
+    let why = told["why"].as_str().unwrap();
+    assert!(
+        why.contains(&format!("updated in clients:{client}")),
+        "{why}"
+    );
+    assert!(step(&told, "change").1.ends_with(": phone"), "{told:#}");
     // everything
     let seq = run("truncate listings".to_owned()).await;
     assert_eq!(explain(&url, BEA, &seq, &[])["outcome"], "resync");
@@ -264,14 +279,15 @@ async fn each_step_tells_what_it_found() {
     let told = explain(&url, BEA, &seq, &["--flood-changes", "19"]);
     assert_eq!(step(&told, "flood").0, "yes", "{told:#}");
     assert!(step(&told, "flood").1.contains(&format!("team:{TEAM}")));
-    assert_eq!(
-        step(
-            &explain(&url, BEA, &seq, &["--flood-changes", "20"]),
-            "flood"
-        )
-        .0,
-        "no"
-    );
+    let told = explain(&url, BEA, &seq, &["--flood-changes", "20"]);
+    assert_eq!(step(&told, "flood").0, "no");
+    // more than is looked through for one user
+    let seq = run(format!(
+        "insert into leads (team_id, owner_id) select '{TEAM}', '{BEA}' from generate_series(1, 10001)"
+    ))
+    .await;
+    let told = explain(&url, BEA, &seq, &[]);
+    assert_eq!(step(&told, "flood").0, "maybe", "{told:#}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 -- reading: changes since a cursor, the audit view, pruning
 
 begin;
-select plan(30);
+select plan(32);
 
 -- changes since a cursor
 create function pg_temp.cursor() returns text language sql as $$
@@ -40,6 +40,14 @@ select results_eq($$ select field, old_value::text, new_value::text from crm_rel
 truncate leads;
 select results_eq($$ select module, record_id, field, old_value::text, new_value::text from crm_relay.audit where action = 'truncated' $$,
   $$ values ('leads', null::text, null::text, null::text, null::text) $$, 'and that more went than rows can say');
+
+insert into crm_relay.change (slot, module, action, record_id, db_user, db_role, application, old_image, new_image)
+values (0, 'odd', 'updated', '1', 'x', 'x', 'x', E'{"a":"\\u0000","b":1}', E'{"a":"\\\\u0000","b":1}');
+select results_eq($$ select field, old_value::text, new_value::text from crm_relay.audit where module = 'odd' $$,
+  $$ values ('a', E'"\\ufffd\\u2400\\ufffd"', E'"\\\\u0000"') $$, 'a value that no operator of json can look into is told by what stands for it');
+select is((select string_agg(f.name, ' ' order by f.name) from (values ('known(text)'), ('sees(jsonb, text, json)'), ('enters(jsonb, text)'), ('placed(text, json)'), ('prune(xid8)'), ('renew()'), ('record_now(text, text)')) f (name)
+            where has_function_privilege('crm_relay_audit', 'crm_relay.' || f.name, 'execute')),
+  'enters(jsonb, text) known(text) placed(text, json) sees(jsonb, text, json)', 'who audits may ask the policy, and change nothing');
 
 -- the ring
 select is((select count(distinct crm_relay.slot(now() + n * interval '28 hours', '7 days')) from generate_series(0, 9) n), 10::bigint, 'a slot is a sixth of the retention, ten make the ring');
