@@ -257,15 +257,24 @@ impl Inquirer<'_> {
         explained.steps.push(step);
         let (step, before, after) = self.policy(changed, principal).await?;
         explained.steps.push(step);
-        let ways = ways(changed, &rooms, before, after);
-        explained
-            .steps
-            .push(self.flood(changed, events, &rooms, is_huge));
-        explained
-            .steps
-            .push(self.throttle(entry, changed, events, is_huge).await?);
+        let mut ways = ways(changed, &rooms, before, after);
+        let (step, flooded) = self.flood(changed, events, &rooms, is_huge);
+        if step.answer == Answer::Yes {
+            for (room, frame) in &mut ways {
+                if flooded.contains(room) {
+                    *frame = "resync, too_many_changes,";
+                }
+            }
+        }
+        explained.steps.push(step);
+        let throttle = self.throttle(entry, changed, events, is_huge).await?;
+        let is_late = throttle.answer == Answer::Maybe;
+        explained.steps.push(throttle);
         explained.steps.push(self.connection(entry, person));
-        let (outcome, why) = conclusion(changed, &ways, before, after);
+        let (outcome, mut why) = conclusion(changed, &ways, before, after);
+        if is_late && outcome == Outcome::IfThere {
+            why.push_str("; held back, as the throttle says");
+        }
         explained.end(outcome, why);
         Ok(explained)
     }
@@ -526,7 +535,7 @@ impl Inquirer<'_> {
         events: &[Event],
         rooms: &[(String, Seen)],
         is_huge: bool,
-    ) -> Step {
+    ) -> (Step, Vec<String>) {
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for event in events {
             if let Event::Changed(changed) = event {
@@ -535,42 +544,45 @@ impl Inquirer<'_> {
                 }
             }
         }
-        let flooded: Vec<&str> = (rooms.iter())
+        let flooded: Vec<String> = (rooms.iter())
             .filter(|(room, _)| is_scope(room))
             .filter(|(room, _)| {
-                is_huge
-                    || counts
-                        .get(room.as_str())
-                        .is_some_and(|&count| count > self.flood_changes)
+                let count = counts.get(room.as_str());
+                is_huge || count.is_some_and(|&count| count > self.flood_changes)
             })
-            .map(|(room, _)| room.as_str())
+            .map(|(room, _)| room.clone())
             .collect();
-        let evidence = format!(
-            "RELAY_FLOOD_CHANGES of the relay, and crm-relay audit --txid {}",
-            changed.txid
-        );
-        match (flooded.is_empty(), is_huge) {
-            (true, _) => Step {
-                name: "flood",
-                answer: Answer::No,
-                says: format!(
-                    "its transaction has no more than {} changes for any of these rooms",
-                    self.flood_changes
-                ),
-                evidence,
-            },
-            (false, is_huge) => Step {
-                name: "flood",
-                answer: if is_huge { Answer::Maybe } else { Answer::Yes },
-                says: format!(
-                    "its transaction has {} than {} changes: {} get resync, too_many_changes, instead",
-                    if is_huge { "perhaps more" } else { "more" },
-                    self.flood_changes,
+        let most = self.flood_changes;
+        let (answer, says) = match (flooded.is_empty(), is_huge) {
+            (true, _) => (
+                Answer::No,
+                format!("its transaction has no more than {most} changes for any of these rooms"),
+            ),
+            (false, true) => (
+                Answer::Maybe,
+                format!(
+                    "its transaction has more than {MOST} changes: if more than {most} are for one of these, that one got resync, too_many_changes, instead: {}",
                     flooded.join(", ")
                 ),
-                evidence,
-            },
-        }
+            ),
+            (false, false) => (
+                Answer::Yes,
+                format!(
+                    "its transaction has more than {most} changes for each of these, which got resync, too_many_changes, instead: {}",
+                    flooded.join(", ")
+                ),
+            ),
+        };
+        let step = Step {
+            name: "flood",
+            answer,
+            says,
+            evidence: format!(
+                "RELAY_FLOOD_CHANGES of the relay, and crm-relay audit --txid {}",
+                changed.txid
+            ),
+        };
+        (step, flooded)
     }
 
     async fn throttle(
@@ -723,11 +735,16 @@ fn conclusion(
         };
         return (Outcome::Nothing, why.to_owned());
     }
+    let is_flooded = |(_, frame): &(String, &str)| frame.starts_with("resync");
+    let outcome = match ways.iter().all(is_flooded) {
+        true => Outcome::Resync,
+        false => Outcome::IfThere,
+    };
     let told: Vec<String> = (ways.iter())
         .map(|(room, frame)| format!("{frame} in {room}"))
         .collect();
     (
-        Outcome::IfThere,
+        outcome,
         format!(
             "they got it if they were connected then, or came back with a cursor, and were in one of these rooms: {}",
             told.join("; ")

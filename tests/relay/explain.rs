@@ -137,6 +137,50 @@ async fn explain_says_what_a_real_relay_does() {
 }
 
 #[tokio::test]
+async fn flood_and_throttle_are_explained_as_a_relay_does_them() {
+    let database = office().await;
+    let relay = Relay::guarded(&database.url(), |command| {
+        command.envs([("RELAY_FLOOD_CHANGES", "3"), ("RELAY_THROTTLE", "300ms")]);
+    })
+    .await;
+    let settings = ["--flood-changes", "3", "--throttle", "300ms"];
+    let mut client = Client::of(&relay, ANN).await;
+    client.subscribe(&[format!("team:{TEAM}")]).await;
+    // two updates in one moment of the throttle, if the machine is quick enough for that
+    let edit = format!("update listings set list_price = list_price + 1 where id = '{HOME}'");
+    database.execute(&format!("{edit}; commit; {edit}")).await;
+    let last = newest(&database).await;
+    while client.next_event().await["seq"] != last {}
+    let told = explain(&database.url(), ANN, &last, &settings);
+    assert_eq!(told["outcome"], "if_subscribed", "{told:#}");
+    let apart = database
+        .value("select max(changed_at) - min(changed_at) < '300ms' from crm_relay.change where action = 'updated'")
+        .await;
+    let held = match apart.as_str() {
+        "t" => "maybe",
+        _ => "no",
+    };
+    assert_eq!(step(&told, "throttle").0, held, "{told:#}");
+    for (leads, outcome, frame) in [
+        (3, "if_subscribed", "LEAD_CREATED"),
+        (4, "resync", "resync"),
+    ] {
+        database
+            .execute(&format!(
+                "insert into leads (team_id, owner_id) select '{TEAM}', '{BEA}' from generate_series(1, {leads})"
+            ))
+            .await;
+        let told = explain(&database.url(), ANN, &newest(&database).await, &settings);
+        assert_eq!(told["outcome"], outcome, "{told:#}");
+        assert_eq!(client.next_event().await["type"], frame);
+        if frame == "LEAD_CREATED" {
+            client.next_event().await;
+            client.next_event().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_step_tells_what_it_found() {
     let database = office().await;
     let url = database.url();
@@ -172,6 +216,12 @@ async fn each_step_tells_what_it_found() {
     .await;
     let told = explain(&url, ANN, &seq, &["--throttle", "1h"]);
     assert_eq!(step(&told, "throttle").0, "maybe", "{told:#}");
+    assert!(
+        told["why"]
+            .as_str()
+            .unwrap()
+            .ends_with("as the throttle says")
+    );
     let told = explain(&url, ANN, &seq, &["--throttle", "0"]);
     assert_eq!(step(&told, "throttle"), ("no", "it is off"));
 
@@ -279,7 +329,12 @@ async fn each_step_tells_what_it_found() {
     let told = explain(&url, BEA, &seq, &["--flood-changes", "19"]);
     assert_eq!(step(&told, "flood").0, "yes", "{told:#}");
     assert!(step(&told, "flood").1.contains(&format!("team:{TEAM}")));
+    assert_eq!(told["outcome"], "resync");
+    let why = told["why"].as_str().unwrap();
+    let wanted = format!("resync, too_many_changes, in team:{TEAM};");
+    assert!(why.contains(&wanted), "{why}");
     let told = explain(&url, BEA, &seq, &["--flood-changes", "20"]);
+    assert_eq!(told["outcome"], "if_subscribed");
     assert_eq!(step(&told, "flood").0, "no");
     // more than is looked through for one user
     let seq = run(format!(
