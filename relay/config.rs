@@ -123,6 +123,29 @@ pub struct Given {
     pub max_subscribes: Option<String>,
 }
 
+/// Where the database is, for commands that need nothing else.
+#[derive(Clone, Default, Args)]
+pub struct GivenDatabase {
+    /// TOML file with settings
+    #[arg(long, env = "RELAY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The CRM's database, such as postgresql://dba@db:5432/crm
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+}
+
+impl GivenDatabase {
+    /// The database.
+    pub fn database(&self) -> Result<Database, BadSettings> {
+        let given = Given {
+            config: self.config.clone(),
+            database_url: self.database_url.clone(),
+            ..Given::default()
+        };
+        given.database()
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -289,6 +312,19 @@ impl Given {
         let database = database(&self.with_file(&mut bad), &mut bad);
         match database {
             Some(database) if bad.is_empty() => Ok(database),
+            _ => Err(BadSettings(bad)),
+        }
+    }
+
+    /// Whose tokens are trusted, and how; for commands that serve nobody.
+    pub fn tokens(&self) -> Result<token::Settings, BadSettings> {
+        let mut bad = Vec::new();
+        let tokens = tokens(&self.with_file(&mut bad), &mut bad);
+        if tokens.is_none() && bad.is_empty() {
+            bad.push("jwt_secret (RELAY_JWT_SECRET): missing; it must be the secret that the relay trusts".to_owned());
+        }
+        match tokens {
+            Some(tokens) if bad.is_empty() => Ok(tokens),
             _ => Err(BadSettings(bad)),
         }
     }

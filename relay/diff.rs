@@ -101,10 +101,37 @@ pub fn difference(
     new: Option<&str>,
     quiet: &[String],
 ) -> Result<Option<Difference>, BadImage> {
-    let old = old.map(Columns::of).transpose()?;
-    let new = new.map(Columns::of).transpose()?;
+    let (old, new) = (
+        old.map(Columns::of).transpose()?,
+        new.map(Columns::of).transpose()?,
+    );
+    let changed = changed(old.as_ref(), new.as_ref());
+    if changed
+        .iter()
+        .all(|(name, ..)| quiet.iter().any(|column| column == name))
+    {
+        return Ok(None);
+    }
+    Ok(Some(Difference {
+        data: object(changed.iter().map(|&(name, _, is)| (name, is))),
+        previous: object(changed.iter().map(|&(name, was, _)| (name, was))),
+        columns: changed
+            .iter()
+            .map(|(name, ..)| (*name).to_owned())
+            .collect(),
+    }))
+}
+
+/// The columns that differ, with their old and new values, in the order of the newer image.
+///
+/// A column that is in one image alone is passed over. Where there is no row at all, its values count
+/// as null.
+pub fn changed<'a>(
+    old: Option<&'a Columns>,
+    new: Option<&'a Columns>,
+) -> Vec<(&'a str, &'a str, &'a str)> {
     let mut changed: Vec<(&str, &str, &str)> = Vec::new();
-    match (&old, &new) {
+    match (old, new) {
         (Some(old), Some(new)) => {
             for (place, (name, is)) in new.iter().enumerate() {
                 // the same place in almost every row: a look before a search
@@ -120,20 +147,7 @@ pub fn difference(
         (None, None) => {}
     }
     changed.retain(|(_, was, is)| was != is);
-    if changed
-        .iter()
-        .all(|(name, ..)| quiet.iter().any(|column| column == name))
-    {
-        return Ok(None);
-    }
-    Ok(Some(Difference {
-        data: object(changed.iter().map(|&(name, _, is)| (name, is))),
-        previous: object(changed.iter().map(|&(name, was, _)| (name, was))),
-        columns: changed
-            .iter()
-            .map(|(name, ..)| (*name).to_owned())
-            .collect(),
-    }))
+    changed
 }
 
 /// A JSON object of names and JSON texts.

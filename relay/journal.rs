@@ -20,6 +20,7 @@ use crate::registry::{KeyForm, Module, Registry};
 use crate::snapshot::{BadCursor, Position, Snapshot, number};
 
 pub use access::Question;
+pub use entries::{ENTRIES, Entries, Entry, FILTER_SETTINGS, Filter, Found, TRANSACTIONS};
 pub use past::{RecordNow, Verdict};
 
 /// Version of the schema that this relay reads.
@@ -44,6 +45,7 @@ macro_rules! in_order {
 }
 
 mod access;
+mod entries;
 // after what it uses of this file's macros
 mod past;
 

@@ -27,8 +27,10 @@
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
-//! [`config`] (settings), [`traffic`] (the log of events), [`metrics`] (what is counted), [`web`] (the
-//! files for browsers), [`demo`] (a small CRM to try it with).
+//! [`config`] (settings), [`traffic`] (the log of events), [`metrics`] (what is counted), [`audit`] and
+//! [`tail`] (the journal for people, which they [`follow`] without a relay and show in a
+//! [`terminal`]), [`explain`] (why somebody did or did not get an event), [`web`] (the files for
+//! browsers), [`demo`] (a small CRM to try it with).
 //!
 //! # Invariants
 //!
@@ -55,6 +57,7 @@
 //! socket anew and keep buffers for each, so [`frame`] is our own: small, pure, compared with
 //! tungstenite's decoder on the same bytes in `tests/frame.rs`, and fuzzed under `tests/fuzz`.
 
+pub mod audit;
 pub mod change;
 pub mod config;
 pub mod connection;
@@ -62,6 +65,8 @@ pub mod demo;
 pub mod diff;
 pub mod doorbell;
 pub mod event;
+pub mod explain;
+pub mod follow;
 pub mod frame;
 pub mod gate;
 pub mod history;
@@ -86,6 +91,8 @@ pub mod snapshot;
 pub mod socket;
 pub mod standing;
 pub mod subscription;
+pub mod tail;
+pub mod terminal;
 pub mod throttle;
 pub mod tls;
 pub mod token;

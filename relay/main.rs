@@ -1,17 +1,23 @@
 //! The command `crm-relay`: parses, binds, and hands over.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use crm_relay::audit::Audit;
 use crm_relay::config::{BadSettings, Config, Given, LogFormat};
 use crm_relay::demo;
+use crm_relay::explain::Explain;
+use crm_relay::follow::Interrupted;
 use crm_relay::postgres::ConnectError;
 use crm_relay::schema::{self, SchemaError, Watch};
 use crm_relay::server::{self, Doors, Routes};
+use crm_relay::tail::Tail;
 use crm_relay::tls::Identity;
 use crm_relay::token::Keys;
+use crm_relay::token::issue::Issue;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +57,32 @@ enum Command {
     /// Stop watching a table; its changes so far stay in the journal
     #[command(after_help = "Example: crm-relay unwatch sales.notes")]
     Unwatch(UnwatchTable),
+    /// Tell who changed what, when, from what to what
+    #[command(
+        after_help = "Example: crm-relay audit listings:5d1f0c9e-1111-4000-8000-000000000001 --since 7d"
+    )]
+    Audit(Audit),
+    /// Print what happens as it happens, a line for each event, without a relay
+    #[command(after_help = "Example: crm-relay tail listings team:7/leads --since 10m")]
+    Tail(Tail),
+    /// Tell why somebody did or did not get an event
+    #[command(
+        after_help = "Example: crm-relay explain --user 0b2f0c9e-1111-4000-8000-000000000001 --txid 7423"
+    )]
+    Explain(Explain),
+    /// Print a token for development, signed with the secret of the settings
+    #[command(
+        after_help = "Example: RELAY_JWT_SECRET=dev-only-… crm-relay token --user 0b2f0c9e-1111-4000-8000-000000000001 --for 2h"
+    )]
+    Token(Box<Issue>),
+    /// Print completions for a shell
+    #[command(
+        after_help = "Example: crm-relay completions bash > ~/.local/share/bash-completion/completions/crm-relay"
+    )]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
     /// Load a small CRM into an empty database and serve it with a page to try
     #[command(
         after_help = "Example: DATABASE_URL=postgresql://postgres@localhost/empty crm-relay demo (or deploy/demo.sh, which brings a database of its own)"
@@ -128,6 +160,8 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
+        // a reader that has gone away, such as `head`, has seen enough
+        Err(error) if is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("crm-relay: {error:#}");
             exit_code(&error)
@@ -140,12 +174,17 @@ fn print(line: String) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Interrupted::Output(error)) if error.kind() == ErrorKind::BrokenPipe)
+}
+
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let unreachable = |error: &ConnectError| matches!(error, ConnectError::Refused { .. });
     let refused = error
         .downcast_ref::<ConnectError>()
         .is_some_and(unreachable)
-        || matches!(error.downcast_ref(), Some(SchemaError::Connect(error)) if unreachable(error));
+        || matches!(error.downcast_ref(), Some(SchemaError::Connect(error)) if unreachable(error))
+        || matches!(error.downcast_ref(), Some(Interrupted::Connect(error)) if unreachable(error));
     if error.is::<BadSettings>() {
         ExitCode::from(2)
     } else if refused {
@@ -206,6 +245,19 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Unwatch(UnwatchTable { given, table }) => {
             Ok(schema::unwatch(&given.database()?, &table, print).await?)
+        }
+        Command::Audit(audit) => audit.run().await,
+        Command::Tail(tail) => tail.run().await,
+        Command::Explain(explain) => explain.run().await,
+        Command::Token(token) => {
+            print(token.issue()?);
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "crm-relay", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end().to_owned());
+            Ok(())
         }
         Command::Demo(mut given) => {
             given.no_auth.get_or_insert_with(|| "true".to_owned());

@@ -62,6 +62,16 @@ impl KeyForm {
         }
     }
 
+    /// What an id of this form is, for people.
+    pub fn name(self) -> String {
+        match self {
+            KeyForm::Uuid => "a uuid in lower case".to_owned(),
+            KeyForm::Integer(_) => "a whole number".to_owned(),
+            KeyForm::Text => "a text".to_owned(),
+            KeyForm::Composite(columns) => format!("a JSON array of {columns} texts"),
+        }
+    }
+
     /// Whether Postgres would print an id of this form exactly so.
     pub fn fits(self, id: &str) -> bool {
         if id.len() > LONGEST_ID {

@@ -4,6 +4,7 @@
 //! else, a public key the algorithms of its own kind (RFC 8725, section 3.1). What a token says of
 //! keys (`jwk`, `jku`, `x5u`) is never followed.
 
+pub mod issue;
 mod jwks;
 
 use std::collections::BTreeMap;

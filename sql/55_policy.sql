@@ -422,6 +422,7 @@ revoke all on function
   crm_relay.may_subscribe(jsonb, text, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[]),
   crm_relay.disconnect(text)
   from public;
+-- crm-relay explain and tail ask as the relay does
 grant execute on function
   crm_relay.access_now(text, text), crm_relay.heirs_of(text, text), crm_relay.owner_of(json), crm_relay.is_private(json),
   crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
@@ -430,6 +431,6 @@ grant execute on function
   crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.sees(jsonb, text, json),
   crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text),
   crm_relay.may_subscribe(jsonb, text, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[])
-  to crm_relay_serve;
+  to crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.disconnect(text) to crm_relay_audit;
 grant execute on function crm_relay.record_id(json, text[]) to crm_relay_policy;

@@ -60,11 +60,33 @@ create or replace view crm_relay.audit as
     from crm_relay.change c
     left join lateral (
       select coalesce(o.key, n.key) as field, o.value as old_value, n.value as new_value
-        from json_each(coalesce(crm_relay.readable(c.old_image), '{}')) o
-        full join json_each(coalesce(crm_relay.readable(c.new_image), '{}')) n on n.key = o.key
-       where o.value::text is distinct from n.value::text
+        -- readable() only where it must: called for each image it took as long as all the rest
+        from json_each(case when position(E'\\u0000' in c.old_image::text) > 0 then crm_relay.readable(c.old_image)
+                            else coalesce(c.old_image, '{}') end) o
+        full join json_each(case when position(E'\\u0000' in c.new_image::text) > 0 then crm_relay.readable(c.new_image)
+                                 else coalesce(c.new_image, '{}') end) n on n.key = o.key
+       -- what a new or a deleted row did not fill in is no change
+       where coalesce(o.value::text, 'null') <> coalesce(n.value::text, 'null')
     ) f on true;
-comment on view crm_relay.audit is 'who changed what from what to what, field by field: one row for each field of each change';
+comment on view crm_relay.audit is
+  'who changed what from what to what, field by field: one row for each field of each change; ten questions to it are in sql/README.md';
+comment on column crm_relay.audit.changed_at is 'when the row changed (clock, not start of the transaction)';
+comment on column crm_relay.audit.txid is 'the transaction that made the change';
+comment on column crm_relay.audit.seq is 'the number of the change in the journal; grows with each change of a record';
+comment on column crm_relay.audit.module is 'the module of the record, such as listings';
+comment on column crm_relay.audit.record_id is
+  'the record''s key as Postgres prints it; null when truncated: any record of the module may be concerned';
+comment on column crm_relay.audit.part is 'the watched part that changed, such as contacts; null for the record''s own row';
+comment on column crm_relay.audit.part_id is 'the key of the part''s row';
+comment on column crm_relay.audit.action is 'created, updated, deleted or truncated';
+comment on column crm_relay.audit.actor is 'the user of the CRM who made the change where that is certain, else null';
+comment on column crm_relay.audit.db_user is 'session_user: who logged in to Postgres';
+comment on column crm_relay.audit.db_role is 'the role it had taken by set role, else the same';
+comment on column crm_relay.audit.application is 'application_name of the session';
+comment on column crm_relay.audit.field is 'the column that changed, never a hidden one; null where rows cannot say it, as when truncated';
+comment on column crm_relay.audit.old_value is
+  'its value before, as json; null where there was no row. As text: old_value #>> ''{}''';
+comment on column crm_relay.audit.new_value is 'its value after; null where there is no row any more';
 
 grant select on crm_relay.audit to crm_relay_audit;
 revoke all on function crm_relay.changes_since(text), crm_relay.epoch(),

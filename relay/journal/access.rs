@@ -130,6 +130,14 @@ impl Journal {
         ))
     }
 
+    /// Who somebody with these claims is, as JSON; None: nobody.
+    pub async fn principal(&self, claims: &str) -> Result<Option<String>, JournalError> {
+        let row = (self.session.client)
+            .query_one("select crm_relay.known($1)::text", &[&claims])
+            .await?;
+        Ok(row.get(0))
+    }
+
     /// Who was thrown out, and when; see `crm_relay.disconnect()`.
     pub async fn disconnected(&self) -> Result<Vec<(String, SystemTime)>, JournalError> {
         let rows = (self.session.client)

@@ -1,6 +1,7 @@
 //! The relay as its users meet it: the real binary, a real Postgres, real sockets.
 
 mod access;
+mod audit;
 mod changes;
 mod chaos;
 mod commands;
@@ -8,6 +9,7 @@ mod demo;
 mod documents;
 mod doorbell;
 mod edge;
+mod explain;
 mod faults;
 mod harness;
 mod histories;
@@ -17,6 +19,8 @@ mod order;
 mod protocol;
 mod proxy;
 mod resume;
+mod shell;
 mod signals;
 mod slow;
 mod soak;
+mod tail;

@@ -1,7 +1,7 @@
 -- reading: changes since a cursor, the audit view, pruning
 
 begin;
-select plan(27);
+select plan(32);
 
 -- changes since a cursor
 create function pg_temp.cursor() returns text language sql as $$
@@ -30,6 +30,24 @@ update crm_relay.setting set pruned_txid = '0';
 select results_eq($$ select action, field, old_value::text, new_value::text from crm_relay.audit where action = 'updated' $$,
   $$ values ('updated', 'first_name', '"a"', '"c"') $$, 'the audit view tells what changed from what to what');
 select ok(bool_and(db_user = session_user and application = current_setting('application_name') and txid = pg_current_xact_id()), 'and who did it') from crm_relay.audit;
+
+select is_empty($$ select from crm_relay.audit where old_value::text = 'null' and new_value is null or old_value is null and new_value::text = 'null' $$,
+  'what a new row leaves empty is no change');
+update leads set notes = 'kept', tags = '["a"]' where id = '00000000-0000-4000-8000-000000000002';
+delete from leads where id = '00000000-0000-4000-8000-000000000002';
+select results_eq($$ select field, old_value::text, new_value::text from crm_relay.audit where action = 'deleted' and field in ('notes', 'tags', 'last_name') order by field $$,
+  $$ values ('notes', '"kept"', null), ('tags', '["a"]', null) $$, 'of what was deleted it tells all that was in it');
+truncate leads;
+select results_eq($$ select module, record_id, field, old_value::text, new_value::text from crm_relay.audit where action = 'truncated' $$,
+  $$ values ('leads', null::text, null::text, null::text, null::text) $$, 'and that more went than rows can say');
+
+insert into crm_relay.change (slot, module, action, record_id, db_user, db_role, application, old_image, new_image)
+values (0, 'odd', 'updated', '1', 'x', 'x', 'x', E'{"a":"\\u0000","b":1}', E'{"a":"\\\\u0000","b":1}');
+select results_eq($$ select field, old_value::text, new_value::text from crm_relay.audit where module = 'odd' $$,
+  $$ values ('a', E'"\\ufffd\\u2400\\ufffd"', E'"\\\\u0000"') $$, 'a value that no operator of json can look into is told by what stands for it');
+select is((select string_agg(f.name, ' ' order by f.name) from (values ('known(text)'), ('sees(jsonb, text, json)'), ('enters(jsonb, text)'), ('placed(text, json)'), ('prune(xid8)'), ('renew()'), ('record_now(text, text)')) f (name)
+            where has_function_privilege('crm_relay_audit', 'crm_relay.' || f.name, 'execute')),
+  'enters(jsonb, text) known(text) placed(text, json) sees(jsonb, text, json)', 'who audits may ask the policy, and change nothing');
 
 -- the ring
 select is((select count(distinct crm_relay.slot(now() + n * interval '28 hours', '7 days')) from generate_series(0, 9) n), 10::bigint, 'a slot is a sixth of the retention, ten make the ring');
