@@ -23,7 +23,7 @@ pub use access::Question;
 pub use past::{RecordNow, Verdict};
 
 /// Version of the schema that this relay reads.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// What is read of each row, the same wherever it is read.
 macro_rules! columns {

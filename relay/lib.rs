@@ -26,7 +26,8 @@
 //! Beside the way: [`token`] and [`gate`] (who somebody is), [`policy`] (what SQL says of who may see what,
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
-//! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
+//! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does), [`doctor`]
+//! (what is wrong, and what mends it),
 //! [`config`] (settings), [`traffic`] (the log of events), [`web`] (the files for browsers), [`demo`] (a
 //! small CRM to try it with).
 //!
@@ -60,6 +61,7 @@ pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod diff;
+pub mod doctor;
 pub mod doorbell;
 pub mod event;
 pub mod frame;

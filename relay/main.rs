@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use crm_relay::config::{BadSettings, Config, Given, LogFormat};
 use crm_relay::demo;
+use crm_relay::doctor;
 use crm_relay::postgres::ConnectError;
 use crm_relay::schema::{self, SchemaError, Watch};
 use crm_relay::server::{self, Doors, Routes};
@@ -51,6 +52,11 @@ enum Command {
     /// Stop watching a table; its changes so far stay in the journal
     #[command(after_help = "Example: crm-relay unwatch sales.notes")]
     Unwatch(UnwatchTable),
+    /// Look for what is wrong, and say why it matters and what mends it
+    #[command(
+        after_help = "Example: DATABASE_URL=postgresql://postgres@db/crm crm-relay doctor --json\nExit codes: 0 nothing is wrong, 1 something is, 3 could not reach Postgres"
+    )]
+    Doctor(Doctor),
     /// Load a small CRM into an empty database and serve it with a page to try
     #[command(
         after_help = "Example: DATABASE_URL=postgresql://postgres@localhost/empty crm-relay demo (or deploy/demo.sh, which brings a database of its own)"
@@ -113,6 +119,15 @@ struct UnwatchTable {
     given: Given,
     /// The table, as in SQL
     table: String,
+}
+
+#[derive(Args)]
+struct Doctor {
+    #[command(flatten)]
+    given: Given,
+    /// Print the findings as one JSON array
+    #[arg(long)]
+    json: bool,
 }
 
 fn main() -> ExitCode {
@@ -203,6 +218,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Unwatch(UnwatchTable { given, table }) => {
             Ok(schema::unwatch(&given.database()?, &table, print).await?)
+        }
+        Command::Doctor(Doctor { given, json }) => {
+            let findings = doctor::examine(&given.database()?).await?;
+            print(doctor::report(&findings, json));
+            Ok(doctor::verdict(&findings)?)
         }
         Command::Demo(mut given) => {
             given.no_auth.get_or_insert_with(|| "true".to_owned());

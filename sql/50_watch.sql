@@ -38,6 +38,14 @@ $$;
 comment on function crm_relay.add_triggers(regclass, text, text) is
   'gives a table (and for truncate its partitions) the relay''s triggers, unless they stand as they should';
 
+create or replace function crm_relay.is_secret(column_name text) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select lower(column_name) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])
+$$;
+comment on function crm_relay.is_secret(text) is 'whether a column is named like a secret, and so is hidden unless it is said otherwise';
+
 create or replace function crm_relay.watch(
   target regclass,
   module text default null,
@@ -124,7 +132,7 @@ begin
                                else '{owner_id,listing_agent_id,agent_id,user_id,team_id,broker_id,is_private,access_level,lead_id}' end)));
   watched.hidden_columns := coalesce(hidden_columns, case when 'hidden_columns' = any (present.chosen) then present.hidden_columns end,
     array(select c from unnest(columns) c
-           where not watched.narrow and lower(c) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])));
+           where not watched.narrow and crm_relay.is_secret(c)));
   watched.quiet_columns := coalesce(quiet_columns, case when 'quiet_columns' = any (present.chosen) then present.quiet_columns end,
     array(select c from unnest(columns) c where c = any ('{updated_at,version,last_modified_by}')));
   -- what closed something must not be forgotten in silence, as when a column was renamed
@@ -425,6 +433,6 @@ comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in 
 
 revoke all on function
   crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text),
-  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text) from public;
+  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text), crm_relay.is_secret(text) from public;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;
