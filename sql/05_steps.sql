@@ -41,6 +41,10 @@ begin
       add column lookup text,
       add column lookup_types oid[];
     drop function if exists crm_relay.watch(pg_catalog.regclass, text, text, text[], text[], text[], text[], text, text);
+    if to_regprocedure('crm_relay.rooms_of(text, json)') is not null then
+      comment on function crm_relay.rooms_of(text, json) is
+        'the scope rooms that an image of a record is in, by its access columns; may be replaced by the CRM''s owner';
+    end if;
   end if;
 
   -- 3 brought verify() and what it compares with, which lock nothing that anybody uses

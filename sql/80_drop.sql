@@ -2,7 +2,28 @@
 
 begin;
 set local search_path = pg_catalog, pg_temp;
-drop schema crm_relay cascade;
+-- no table calls it any more; whoever still reads the journal is waited for shortly, again and again, so that
+-- nobody queues behind
+do $drop$
+declare
+  tries integer := 0;
+begin
+  set local lock_timeout = '300ms';
+  loop
+    tries := tries + 1;
+    begin
+      drop schema crm_relay cascade;
+      exit;
+    exception when lock_not_available or deadlock_detected then
+      if tries >= 100 then
+        raise exception 'crm_relay: the journal is read by others for a long time, gave up after % tries', tries
+          using hint = 'stop the relays, end what reads it (pg_blocking_pids, pg_stat_activity) and run this again; it goes on where it stopped';
+      end if;
+    end;
+    perform pg_catalog.pg_sleep(0.2);
+  end loop;
+end
+$drop$;
 do $roles$
 declare
   job text;
