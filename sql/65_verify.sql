@@ -699,6 +699,9 @@ begin
       usual ->> 'may_see_row')::crm_relay.finding;
   end if;
 exception when others then
+  if asked is null then
+    raise;
+  end if;
   return next ('policy_raises', 'wrong', 'crm_relay.' || asked, format('%s() raised: %s', asked, sqlerrm),
     'whatever it would grant stays closed', usual ->> asked)::crm_relay.finding;
 end
