@@ -28,7 +28,8 @@
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does), [`doctor`]
 //! (what is wrong, and what mends it),
-//! [`config`] (settings), [`traffic`] (the log of events), [`web`] (the files for browsers), [`demo`] (a
+//! [`config`] (settings), [`canary`] (proof that nothing is
+//! lost), [`traffic`] (the log of events), [`web`] (the files for browsers), [`demo`] (a
 //! small CRM to try it with).
 //!
 //! # Invariants
@@ -56,6 +57,7 @@
 //! socket anew and keep buffers for each, so [`frame`] is our own: small, pure, compared with
 //! tungstenite's decoder on the same bytes in `tests/frame.rs`, and fuzzed under `tests/fuzz`.
 
+pub mod canary;
 pub mod change;
 pub mod config;
 pub mod connection;

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::postgres::{ConnectError, Database, Said, Session, chain};
 
 /// The schema, one subject a file, in the order of `sql/install.sql`.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     include_str!("../sql/00_guard.sql"),
     include_str!("../sql/05_steps.sql"),
     include_str!("../sql/10_roles.sql"),
@@ -22,6 +22,7 @@ const FILES: [&str; 12] = [
     include_str!("../sql/50_watch.sql"),
     include_str!("../sql/55_policy.sql"),
     include_str!("../sql/60_read.sql"),
+    include_str!("../sql/62_canary.sql"),
     include_str!("../sql/65_verify.sql"),
     include_str!("../sql/70_version.sql"),
 ];

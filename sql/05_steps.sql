@@ -47,6 +47,6 @@ begin
     end if;
   end if;
 
-  -- 3 brought verify() and what it compares with, which lock nothing that anybody uses
+  -- 3 brought verify() and the canary, which lock nothing that anybody uses
 end
 $steps$;

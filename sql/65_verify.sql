@@ -38,8 +38,8 @@ create or replace function crm_relay.watch_command(relation regclass) returns te
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select 'crm-relay watch ' || case when relation::text ~ '^[a-z0-9_.]+$' then relation::text
-                                    else '''' || replace(relation::text, '''', '''\''''') || '''' end
+  select case when relation = 'crm_relay.canary'::regclass then 'crm-relay install' else 'crm-relay watch ' || case when relation::text ~ '^[a-z0-9_.]+$' then relation::text
+                                    else '''' || replace(relation::text, '''', '''\''''') || '''' end end
 $$;
 comment on function crm_relay.watch_command(regclass) is
   'the command that watches a table again, with what was chosen for it; it waits for nobody''s lock longer than 300 ms at a time';
@@ -632,7 +632,7 @@ begin
   -- whoever the journal names
   for somebody in
     select distinct u.id from (
-      select * from crm_relay.change c order by c.txid desc limit 300) c
+      select * from crm_relay.change c where c.module <> 'crm_relay_canary' order by c.txid desc limit 300) c
      cross join lateral (values (c.actor), (crm_relay.owner_of(crm_relay.readable(coalesce(c.new_image, c.old_image))))) as u (id)
      where u.id is not null limit 20
   loop
@@ -665,7 +665,7 @@ begin
            (select json_object_agg(c, case c when 'is_private' then 'true' when 'access_level' then 'personal' else gen_random_uuid()::text end)
               from unnest(m.access_columns) c) as made_up
       from (select c.module, i.image, row_number() over (partition by c.module order by max(c.seq) desc) as place
-              from (select * from crm_relay.change r where r.part is null order by r.txid desc limit 300) c
+              from (select * from crm_relay.change r where r.part is null and r.module <> 'crm_relay_canary' order by r.txid desc limit 300) c
               join crm_relay.module m on m.module = c.module and not m.narrow and m.access_columns <> '{}'
              cross join lateral (
                select json_object_agg(key, value order by key)::text from json_each(crm_relay.readable(coalesce(c.new_image, c.old_image)))

@@ -21,6 +21,7 @@ set local lock_timeout = '5s';
 \ir 50_watch.sql
 \ir 55_policy.sql
 \ir 60_read.sql
+\ir 62_canary.sql
 \ir 65_verify.sql
 \ir 70_version.sql
 commit;

@@ -1,7 +1,7 @@
 -- the schema as it is installed: complete, commented, and every right where it belongs
 
 begin;
-select plan(14);
+select plan(15);
 
 select is(version, 3, 'the version is set') from crm_relay.setting;
 select is_empty(
@@ -74,8 +74,13 @@ select is(
 
 select is(
   (select string_agg(concat_ws(' of ', m.module, m.part_of), ', ' order by m.module) from crm_relay.module m),
-  'appointments, clients, contacts of clients, escrows, leads, listings, users',
-  'the CRM''s tables are watched');
+  'appointments, clients, contacts of clients, crm_relay_canary, escrows, leads, listings, users',
+  'the CRM''s tables are watched, and the relay''s own canary');
+
+select is(
+  (select string_agg(distinct table_name, ', ') from information_schema.role_table_grants
+    where grantee = 'crm_relay_serve' and privilege_type <> 'SELECT'),
+  'canary', 'the daemon may write to the canary''s table and to no other');
 
 select * from finish();
 rollback;

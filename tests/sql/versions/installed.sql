@@ -1499,7 +1499,7 @@ begin
   -- whoever the journal names
   for somebody in
     select distinct u.id from (
-      select * from crm_relay.change c order by c.txid desc limit 300) c
+      select * from crm_relay.change c where c.module <> 'crm_relay_canary' order by c.txid desc limit 300) c
      cross join lateral (values (c.actor), (crm_relay.owner_of(crm_relay.readable(coalesce(c.new_image, c.old_image))))) as u (id)
      where u.id is not null limit 20
   loop
@@ -1532,7 +1532,7 @@ begin
            (select json_object_agg(c, case c when 'is_private' then 'true' when 'access_level' then 'personal' else gen_random_uuid()::text end)
               from unnest(m.access_columns) c) as made_up
       from (select c.module, i.image, row_number() over (partition by c.module order by max(c.seq) desc) as place
-              from (select * from crm_relay.change r where r.part is null order by r.txid desc limit 300) c
+              from (select * from crm_relay.change r where r.part is null and r.module <> 'crm_relay_canary' order by r.txid desc limit 300) c
               join crm_relay.module m on m.module = c.module and not m.narrow and m.access_columns <> '{}'
              cross join lateral (
                select json_object_agg(key, value order by key)::text from json_each(crm_relay.readable(coalesce(c.new_image, c.old_image)))
@@ -1566,6 +1566,9 @@ begin
       usual ->> 'may_see_row')::crm_relay.finding;
   end if;
 exception when others then
+  if asked is null then
+    raise;
+  end if;
   return next ('policy_raises', 'wrong', 'crm_relay.' || asked, format('%s() raised: %s', asked, sqlerrm),
     'whatever it would grant stays closed', usual ->> asked)::crm_relay.finding;
 end
@@ -2064,8 +2067,8 @@ CREATE FUNCTION crm_relay.watch_command(relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-  select 'crm-relay watch ' || case when relation::text ~ '^[a-z0-9_.]+$' then relation::text
-                                    else '''' || replace(relation::text, '''', '''\''''') || '''' end
+  select case when relation = 'crm_relay.canary'::regclass then 'crm-relay install' else 'crm-relay watch ' || case when relation::text ~ '^[a-z0-9_.]+$' then relation::text
+                                    else '''' || replace(relation::text, '''', '''\''''') || '''' end end
 $_$;
 ALTER FUNCTION crm_relay.watch_command(relation regclass) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.watch_command(relation regclass) IS 'the command that watches a table again, with what was chosen for it; it waits for nobody''s lock longer than 300 ms at a time';
@@ -2187,6 +2190,16 @@ CREATE VIEW crm_relay.audit AS
           WHERE ((o.value)::text IS DISTINCT FROM (n.value)::text)) f ON (true));
 ALTER TABLE crm_relay.audit OWNER TO postgres;
 COMMENT ON VIEW crm_relay.audit IS 'who changed what from what to what, field by field: one row for each field of each change';
+CREATE TABLE crm_relay.canary (
+    relay uuid NOT NULL,
+    beat bigint NOT NULL,
+    written_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+ALTER TABLE crm_relay.canary OWNER TO postgres;
+COMMENT ON TABLE crm_relay.canary IS 'one row for each relay that runs with --canary; watched like a table of the CRM';
+COMMENT ON COLUMN crm_relay.canary.relay IS 'the relay, anew with each start';
+COMMENT ON COLUMN crm_relay.canary.beat IS 'counts what it wrote';
+COMMENT ON COLUMN crm_relay.canary.written_at IS 'when it last wrote';
 CREATE TABLE crm_relay.change_0 (
     seq bigint DEFAULT nextval('crm_relay.change_seq'::regclass) NOT NULL,
     slot smallint NOT NULL,
@@ -2489,6 +2502,8 @@ ALTER TABLE ONLY crm_relay.change ATTACH PARTITION crm_relay.change_6 FOR VALUES
 ALTER TABLE ONLY crm_relay.change ATTACH PARTITION crm_relay.change_7 FOR VALUES IN ('7');
 ALTER TABLE ONLY crm_relay.change ATTACH PARTITION crm_relay.change_8 FOR VALUES IN ('8');
 ALTER TABLE ONLY crm_relay.change ATTACH PARTITION crm_relay.change_9 FOR VALUES IN ('9');
+ALTER TABLE ONLY crm_relay.canary
+    ADD CONSTRAINT canary_pkey PRIMARY KEY (relay);
 ALTER TABLE ONLY crm_relay.disconnected
     ADD CONSTRAINT disconnected_pkey PRIMARY KEY (user_id);
 ALTER TABLE ONLY crm_relay.installed
@@ -2543,6 +2558,10 @@ ALTER INDEX crm_relay.change_record ATTACH PARTITION crm_relay.change_8_module_r
 ALTER INDEX crm_relay.change_txid ATTACH PARTITION crm_relay.change_8_txid_idx;
 ALTER INDEX crm_relay.change_record ATTACH PARTITION crm_relay.change_9_module_record_id_txid_idx;
 ALTER INDEX crm_relay.change_txid ATTACH PARTITION crm_relay.change_9_txid_idx;
+CREATE TRIGGER "!crm_relay" AFTER INSERT OR DELETE OR UPDATE ON crm_relay.canary FOR EACH ROW EXECUTE FUNCTION crm_relay.capture('crm_relay_canary');
+COMMENT ON TRIGGER "!crm_relay" ON crm_relay.canary IS 'crm-relay: writes each change to crm_relay.change';
+CREATE TRIGGER "!crm_relay_truncate" AFTER TRUNCATE ON crm_relay.canary FOR EACH STATEMENT EXECUTE FUNCTION crm_relay.capture_truncate('crm_relay_canary');
+COMMENT ON TRIGGER "!crm_relay_truncate" ON crm_relay.canary IS 'crm-relay: tells everybody to fetch anew';
 ALTER TABLE ONLY crm_relay.module
     ADD CONSTRAINT module_part_of_fkey FOREIGN KEY (part_of) REFERENCES crm_relay.module(module);
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_capture;
@@ -2616,6 +2635,8 @@ GRANT ALL ON FUNCTION crm_relay.without(image json, columns text[]) TO crm_relay
 GRANT ALL ON FUNCTION crm_relay.without(image json, columns text[]) TO crm_relay_image;
 GRANT INSERT ON TABLE crm_relay.change TO crm_relay_capture;
 GRANT SELECT ON TABLE crm_relay.audit TO crm_relay_audit;
+GRANT SELECT ON TABLE crm_relay.canary TO crm_relay_policy;
+GRANT SELECT ON TABLE crm_relay.canary TO crm_relay_snapshot;
 GRANT SELECT ON TABLE crm_relay.change TO crm_relay_audit;
 GRANT SELECT ON TABLE crm_relay.change TO crm_relay_prune;
 GRANT SELECT ON TABLE crm_relay.change TO crm_relay_serve;
@@ -2633,6 +2654,7 @@ GRANT SELECT ON TABLE crm_relay.setting TO crm_relay_audit;
 GRANT SELECT ON TABLE crm_relay.setting TO crm_relay_capture;
 GRANT SELECT ON TABLE crm_relay.setting TO crm_relay_prune;
 GRANT SELECT ON TABLE crm_relay.setting TO crm_relay_serve;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE crm_relay.canary TO crm_relay_serve;
 GRANT SELECT,INSERT,UPDATE ON TABLE crm_relay.disconnected TO crm_relay_capture;
 GRANT SELECT,TRUNCATE ON TABLE crm_relay.change_0 TO crm_relay_prune;
 GRANT SELECT,TRUNCATE ON TABLE crm_relay.change_1 TO crm_relay_prune;
