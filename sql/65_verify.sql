@@ -259,7 +259,7 @@ as $$
         where exists (select from unnest(m.access_columns || m.hidden_columns) c where c <> all (columns.names))) as known (names) on true
   ), gone as (
     select w.*, keys_gone || access_gone || hidden_gone || others_gone as names_gone,
-           case when coalesce(told, '{}') = '{}' then array['…']
+           case when coalesce(told, '{}') = '{}' then array['<its name now>']
                 else array(select c from unnest(w.names) c where c <> all (told || w.hidden_columns)) end as renamed
       from watched w
   )
@@ -277,7 +277,7 @@ as $$
                   array(select c from unnest(g.hidden_columns) c where c <> all (hidden_gone)) || renamed end),
                 'access_columns => ' || quote_literal(case when access_gone <> '{}' then
                   array(select c from unnest(g.access_columns) c where c <> all (access_gone))
-                    || case when hidden_gone = '{}' then renamed else '{…}' end end),
+                    || case when hidden_gone = '{}' then renamed else array['<its name now>'] end end),
                 'quiet_columns => ' || quote_literal(case when 'quiet_columns' = any (g.chosen) then
                   array(select c from unnest(g.quiet_columns) c where c = any (g.names)) end))) end
     from gone g
@@ -289,7 +289,7 @@ as $$
          format('select crm_relay.watch(%L, part_link => %L);', g.relation, coalesce((
            select a.attname from pg_constraint k join pg_attribute a on a.attrelid = k.conrelid and a.attnum = k.conkey[1]
             where k.conrelid = g.parent and k.confrelid = g.relation and k.contype = 'f' and cardinality(k.conkey) = 1
-            order by k.oid limit 1), '…'))
+            order by k.oid limit 1), '<its name now>'))
     from gone g
    where g.link_gone
   union all
@@ -435,7 +435,10 @@ as $$
            pg_total_relation_size(format('crm_relay.change_%s', s.slot)::regclass) as bytes
       from generate_series(0, 9) as s (slot)
      cross join crm_relay.setting c
-      left join lateral (select r.txid, r.seq, r.changed_at from crm_relay.change r where r.slot = s.slot order by r.txid desc limit 1) newest on true
+      -- a transaction that began early may have written late
+      left join lateral (
+        select max(r.txid) as txid, max(r.seq) as seq, max(r.changed_at) as changed_at
+          from (select * from crm_relay.change c where c.slot = s.slot order by c.txid desc limit 100) r) newest on true
       left join lateral (select r.seq, r.changed_at from crm_relay.change r where r.slot = s.slot order by r.txid limit 1) oldest on true
   ), all_slots as (
     select sum(bytes)::bigint as bytes, coalesce(max(newest_seq) - min(oldest_seq) + 1, 0) as changes, max(retention) as retention,
