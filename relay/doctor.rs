@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use crate::doorbell::{Doorbell, Unheard};
@@ -16,6 +17,10 @@ use crate::postgres::{ConnectError, Database, Session, chain};
 
 /// How far the clocks of relay and Postgres may be apart.
 const CLOCKS_APART: Duration = Duration::from_secs(1);
+
+/// Who holds what the doctor waited for in vain.
+const HOLDERS: &str = "select a.pid, a.usename, a.xact_start, a.query from pg_locks l join pg_stat_activity a using (pid) \
+                       join pg_class c on c.oid = l.relation where c.relnamespace::regnamespace::text = 'crm_relay' and l.mode like '%Exclusive%';";
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -85,33 +90,46 @@ pub struct Unwell(usize);
 /// Looks for everything; what is wrong comes first. Changes nothing.
 pub async fn examine(database: &Database) -> Result<Vec<Finding>, ConnectError> {
     let session = database.session("doctor").await?;
-    let mut findings = match ask(&session).await {
+    let lost = |error: &tokio_postgres::Error| ConnectError::Refused {
+        target: database.target(),
+        reason: chain(error),
+    };
+    // "local", so that a pooler's next client does not find it set
+    let begin =
+        "begin read only; set local lock_timeout = '2s'; set local statement_timeout = '60s'";
+    let begun = session.client.batch_execute(begin).await;
+    begun.map_err(|error| lost(&error))?;
+    let asked = ask(&session).await;
+    let polls = "select doorbell = 'never' from crm_relay.setting";
+    let polls = value(&session, polls).await.ok().flatten().as_deref() == Some("t");
+    let ended = session.client.batch_execute("rollback").await;
+    ended.map_err(|error| lost(&error))?;
+    let mut findings = match asked {
         Ok(findings) => findings,
         // a session that is lost on the way is as good as none
-        Err(error) if error.as_db_error().is_none() => {
-            return Err(ConnectError::Refused {
-                target: database.target(),
-                reason: chain(&error),
-            });
-        }
+        Err(error) if error.as_db_error().is_none() => return Err(lost(&error)),
         Err(error) => {
             let grant = "select format('grant crm_relay_audit to %I; -- as a superuser, or ask as one', current_user)";
+            let mend = match error.code() {
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                    value(&session, grant).await.ok().flatten()
+                }
+                _ => None,
+            };
             vec![Finding::wrong(
                 "unchecked",
                 "crm_relay",
                 format!("the schema could not be asked: {}", chain(&error)),
                 "what is wrong there is not told here",
-                value(&session, grant)
-                    .await
-                    .ok()
-                    .flatten()
-                    .unwrap_or_default(),
+                mend.unwrap_or_else(|| HOLDERS.to_owned()),
             )]
         }
     };
     // whoever must not look still sees whether they are heard
     findings.extend(clocks(database, &session).await);
-    findings.extend(bell(database, &session).await);
+    if !polls {
+        findings.extend(bell(database, &session).await);
+    }
     findings.sort_by_key(|finding| finding.severity);
     Ok(findings)
 }
@@ -229,14 +247,8 @@ fn apart(
     }
 }
 
-/// Whether a notification gets from one session to another, as the relay needs it unless it polls.
+/// Whether a notification gets from one session to another, as the relay needs it.
 async fn bell(database: &Database, session: &Session) -> Option<Finding> {
-    let polls = "select doorbell = 'never' from crm_relay.setting";
-    if let Ok(Some(polls)) = value(session, polls).await
-        && polls == "t"
-    {
-        return None;
-    }
     let unheard = Doorbell::hang(database).await.err()?;
     // of a server behind a pooler it tells where the pooler found it
     let place = "select format('export DATABASE_URL=postgresql://%s@%s:%s/%s   # Postgres itself, with the password',

@@ -408,6 +408,30 @@ async fn whoever_may_not_look_is_told_so_and_what_to_grant() {
 }
 
 #[tokio::test]
+async fn who_locks_the_relays_tables_does_not_hold_up_the_doctor() {
+    let database = Database::create().await;
+    let holder = database.connect().await;
+    for table in ["setting", "change_3"] {
+        holder
+            .batch_execute(&format!("begin; lock table crm_relay.{table}"))
+            .await
+            .unwrap();
+        let (findings, exit) = examined(&database.url());
+        assert_eq!(exit, 1);
+        let is_told = |it: &Value| {
+            it["code"] == "unchecked" && it["what"].as_str().unwrap().contains("lock timeout")
+        };
+        assert!(
+            !findings.is_empty() && findings.iter().all(is_told),
+            "{findings:?}"
+        );
+        holder.batch_execute("rollback").await.unwrap();
+        mend(&database.url(), &findings[0]);
+        assert_eq!(examined(&database.url()), (Vec::new(), 0));
+    }
+}
+
+#[tokio::test]
 async fn what_holds_the_journal_back_is_named_and_mended() {
     let cluster = Cluster::start().await;
     let url = cluster.url();
