@@ -372,8 +372,9 @@ as $$
       left join pg_roles o on o.oid = p.proowner
   ), job as (
     select j.name, r.oid, r.rolname is null as is_gone, r.rolcanlogin, r.rolsuper, r.rolcreaterole, r.rolcreatedb, r.rolreplication,
-           array(select g.rolname::text from pg_auth_members a join pg_roles g on g.oid = a.roleid where a.member = r.oid order by 1) as member_of
-      from unnest(array['crm_relay_image', 'crm_relay_part', 'crm_relay_snapshot', 'crm_relay_policy', 'crm_relay_capture', 'crm_relay_prune']) j (name)
+           array(select g.rolname::text from pg_auth_members a join pg_roles g on g.oid = a.roleid where a.member = r.oid
+                    and not (j.name = 'crm_relay_verify' and g.rolname = 'crm_relay_serve') order by 1) as member_of
+      from unnest(array['crm_relay_image', 'crm_relay_part', 'crm_relay_snapshot', 'crm_relay_policy', 'crm_relay_capture', 'crm_relay_prune', 'crm_relay_verify']) j (name)
       left join pg_roles r on r.rolname = j.name
   )
   select 'function_missing', 'wrong', k.signature, format('function %s is not there', k.signature),
@@ -447,7 +448,7 @@ as $$
   ), holder as (
     -- the transaction that was the first of those still open to take an id: nothing since then can go
     select format('the session %s (%s, %s)', a.pid, coalesce(a.usename, '?'), coalesce(nullif(a.application_name, ''), '?')) as who,
-           format('select pg_terminate_backend(%s); ', a.pid) as mend
+           format('select pg_terminate_backend(%s, 5000); ', a.pid) as mend
       from pg_stat_activity a where a.backend_xid = pg_snapshot_xmin(pg_current_snapshot())::xid
     union all
     select format('the prepared transaction %s', quote_literal(p.gid)), format('rollback prepared %L; ', p.gid)
@@ -508,7 +509,7 @@ as $$
                 case when o.state like 'idle in transaction%' then 'idle for ' || date_trunc('second', clock_timestamp() - o.state_change) else 'at work' end),
          concat_ws(' and ', case when o.backend_xid is not null then 'no slot of the journal that is younger can be truncated' end,
                    'vacuum keeps what it could see'),
-         format('select pg_terminate_backend(%s);', o.pid)
+         format('select pg_terminate_backend(%s, 5000);', o.pid)
     from other o
    where o.open_for > old and o.backend_type = 'client backend'
      and (o.backend_xid is not null or o.backend_xmin is not null and o.datname = current_database())
@@ -525,7 +526,7 @@ as $$
            || coalesce(format('; who holds it the server does not say, most likely the session %s (%s, %s), idle in a transaction for %s',
                               l.pid, l.who, l.application, date_trunc('second', l.open_for)), ''),
          'from half full on writers ring no more and events come seconds late; a full one would abort who notifies',
-         coalesce(format('select pg_terminate_backend(%s);', l.pid),
+         coalesce(format('select pg_terminate_backend(%s, 5000);', l.pid),
                   'select pid, usename, state, xact_start from pg_stat_activity where xact_start is not null order by xact_start;')
     from queue q
     left join lateral (
@@ -535,7 +536,7 @@ as $$
   select 'lock_held', 'wrong', format('session %s', l.pid),
          format('the session %s (%s, %s) holds the advisory lock under which %s', l.pid, coalesce(o.who, '?'), coalesce(o.application, '?'), k.does),
          'that waits, or does not happen, for as long',
-         format('select pg_terminate_backend(%s);', l.pid)
+         format('select pg_terminate_backend(%s, 5000);', l.pid)
     from pg_locks l
     -- as crm_relay.prune() and the installation take them
     join (values ('crm_relay.setting'::regclass::oid::bigint, 1::bigint, 2, 'the journal is pruned'),
@@ -557,7 +558,7 @@ as $$
          'relays of different versions read this journal: '
            || (select string_agg(distinct format('%s on %s', r.version, r.host), ', ') from relay r),
          'while one is being upgraded that is as it should be; else one was forgotten',
-         (select string_agg(format('select pg_terminate_backend(%s);', r.pid), ' ') || ' -- the older ones, once their daemons are stopped'
+         (select string_agg(format('select pg_terminate_backend(%s, 5000);', r.pid), ' ') || ' -- the older ones, once their daemons are stopped'
             from relay r where string_to_array(regexp_replace(r.version, '[^0-9.].*$', ''), '.')::int[]
                              < (select max(string_to_array(regexp_replace(v.version, '[^0-9.].*$', ''), '.')::int[]) from relay v))
    where (select count(distinct r.version) from relay r) > 1
@@ -627,8 +628,8 @@ declare
     'may_enter', $mend$create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_may_enter(principal, room)'; -- or correct yours$mend$,
     'rooms_of', $mend$create or replace function crm_relay.rooms_of(module text, image json) returns text[] language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_rooms_of(module, image)'; -- or correct yours$mend$);
 begin
-  if current_user <> 'crm_relay_serve' then
-    raise exception 'crm_relay: verify_policy() belongs to %, it must belong to crm_relay_serve', current_user
+  if current_user <> 'crm_relay_verify' then
+    raise exception 'crm_relay: verify_policy() belongs to %, it must belong to crm_relay_verify', current_user
       using hint = 'run crm-relay install again';
   end if;
   asked := 'principal';
@@ -745,6 +746,6 @@ grant execute on function
   crm_relay.verify_functions(), crm_relay.verify_policy(), crm_relay.verify_journal(), crm_relay.verify_sessions(interval), crm_relay.verify_settings(),
   crm_relay.recent_rows(integer), crm_relay.fingerprint(oid), crm_relay.watch_command(regclass), crm_relay.watch_call(crm_relay.module, text),
   crm_relay.is_secret(text), crm_relay.column_types(regclass, text[]), crm_relay.slot(timestamptz, interval) to crm_relay_audit;
-grant create on schema crm_relay to crm_relay_serve;
-alter function crm_relay.verify_policy() owner to crm_relay_serve;
-revoke create on schema crm_relay from crm_relay_serve;
+grant create on schema crm_relay to crm_relay_verify;
+alter function crm_relay.verify_policy() owner to crm_relay_verify;
+revoke create on schema crm_relay from crm_relay_verify;

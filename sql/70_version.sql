@@ -21,7 +21,7 @@ begin
     from crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_policy, crm_relay_capture, crm_relay_prune;
   -- whoever installed needs no more to be all of them
   if not (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
-    foreach job in array array['crm_relay_image', 'crm_relay_part', 'crm_relay_snapshot', 'crm_relay_policy', 'crm_relay_capture', 'crm_relay_prune'] loop
+    foreach job in array array['crm_relay_image', 'crm_relay_part', 'crm_relay_snapshot', 'crm_relay_policy', 'crm_relay_capture', 'crm_relay_prune', 'crm_relay_verify'] loop
       execute format('revoke %I from %I', job, current_user);
     end loop;
   end if;

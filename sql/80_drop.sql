@@ -28,7 +28,7 @@ do $roles$
 declare
   job text;
 begin
-  foreach job in array array['crm_relay_image', 'crm_relay_part', 'crm_relay_snapshot', 'crm_relay_policy', 'crm_relay_capture', 'crm_relay_prune', 'crm_relay_serve', 'crm_relay_audit'] loop
+  foreach job in array array['crm_relay_verify', 'crm_relay_image', 'crm_relay_part', 'crm_relay_snapshot', 'crm_relay_policy', 'crm_relay_capture', 'crm_relay_prune', 'crm_relay_serve', 'crm_relay_audit'] loop
     begin
       if not pg_catalog.pg_has_role(current_user, job, 'member') then
         execute format('grant %I to %I', job, current_user);

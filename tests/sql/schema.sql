@@ -37,7 +37,7 @@ select is_empty(
 select is(
   (select string_agg(p.proname || ' as ' || p.proowner::regrole, ', ' order by p.proname) from pg_proc p
     where p.pronamespace = 'crm_relay'::regnamespace and p.prosecdef),
-  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune, verify_policy as crm_relay_serve',
+  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune, verify_policy as crm_relay_verify',
   'these functions run with the rights of their owner, and no others');
 select is_empty(
   $$ select p.oid::regprocedure from pg_proc p
@@ -53,7 +53,7 @@ select is_empty(
 select is(
   (select string_agg(rolname, ', ' order by rolname) from pg_roles
     where rolname like 'crm\_relay\_%' and not (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolreplication)),
-  'crm_relay_audit, crm_relay_capture, crm_relay_image, crm_relay_part, crm_relay_policy, crm_relay_prune, crm_relay_serve, crm_relay_snapshot',
+  'crm_relay_audit, crm_relay_capture, crm_relay_image, crm_relay_part, crm_relay_policy, crm_relay_prune, crm_relay_serve, crm_relay_snapshot, crm_relay_verify',
   'no role can log in or do more than its job');
 select is(
   (select string_agg(grantee || ' ' || lower(privilege_type), ', ' order by grantee, privilege_type)
