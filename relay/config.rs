@@ -94,6 +94,9 @@ pub struct Given {
     /// Shortest time between two updates of one field of a record; 0 sends each [default: 1s]
     #[arg(long, env = "RELAY_THROTTLE", value_name = "TIME")]
     pub throttle: Option<String>,
+    /// Write a row and see it arrive once in so long, longer than the throttle [default: none]
+    #[arg(long, env = "RELAY_CANARY", value_name = "TIME")]
+    pub canary: Option<String>,
     /// After so long without another frame comes a heartbeat, whole seconds [default: 25s]
     #[arg(long, env = "RELAY_HEARTBEAT", value_name = "TIME")]
     pub heartbeat: Option<String>,
@@ -182,6 +185,8 @@ pub struct Config {
     pub queue_bytes: usize,
     /// Shortest time between two updates of one field of a record.
     pub throttle: Duration,
+    /// How often the canary beats; None: there is none.
+    pub canary: Option<Duration>,
     /// Longest silence towards a client.
     pub heartbeat: Duration,
     /// Bound of the memory of recent events.
@@ -267,6 +272,7 @@ impl Given {
             ("log_format", &mut given.log_format),
             ("queue_bytes", &mut given.queue_bytes),
             ("throttle", &mut given.throttle),
+            ("canary", &mut given.canary),
             ("heartbeat", &mut given.heartbeat),
             ("recent_bytes", &mut given.recent_bytes),
             ("flood_changes", &mut given.flood_changes),
@@ -459,6 +465,22 @@ impl Given {
             "a time such as 1s or 250ms, or 0",
             &mut bad,
         );
+        let canary = given.canary.as_ref().map(|_| {
+            let canary: humantime::Duration = parsed(
+                "canary (RELAY_CANARY)",
+                &given.canary,
+                "10s",
+                "a time such as 10s",
+                &mut bad,
+            );
+            Duration::from(canary)
+        });
+        // what the throttle holds back would look late
+        if let Some(canary) = canary.filter(|it| *it < Duration::from_secs(1) || *it <= *throttle) {
+            bad.push(format!(
+                "canary (RELAY_CANARY): {canary:?}; it must be at least 1s, and longer than the throttle, {throttle}"
+            ));
+        }
         let heartbeat: humantime::Duration = parsed(
             "heartbeat (RELAY_HEARTBEAT)",
             &given.heartbeat,
@@ -558,6 +580,7 @@ impl Given {
                 log_format,
                 queue_bytes,
                 throttle: throttle.into(),
+                canary,
                 heartbeat: heartbeat.into(),
                 recent_bytes,
                 flood_changes,

@@ -26,11 +26,11 @@
 //! Beside the way: [`token`] and [`gate`] (who somebody is), [`policy`] (what SQL says of who may see what,
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
-//! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
-//! [`config`] (settings), [`traffic`] (the log of events), [`metrics`] (what is counted), [`audit`] and
-//! [`tail`] (the journal for people, which they [`follow`] without a relay and show in a
-//! [`terminal`]), [`explain`] (why somebody did or did not get an event), [`web`] (the files for
-//! browsers), [`demo`] (a small CRM to try it with).
+//! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does), [`doctor`]
+//! (what is wrong, and what mends it), [`config`] (settings), [`canary`] (proof that nothing is lost),
+//! [`traffic`] (the log of events), [`metrics`] (what is counted), [`audit`] and [`tail`] (the journal for
+//! people, which they [`follow`] without a relay and show in a [`terminal`]), [`explain`] (why somebody
+//! did or did not get an event), [`web`] (the files for browsers), [`demo`] (a small CRM to try it with).
 //!
 //! # Invariants
 //!
@@ -58,11 +58,13 @@
 //! tungstenite's decoder on the same bytes in `tests/frame.rs`, and fuzzed under `tests/fuzz`.
 
 pub mod audit;
+pub mod canary;
 pub mod change;
 pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod diff;
+pub mod doctor;
 pub mod doorbell;
 pub mod event;
 pub mod explain;

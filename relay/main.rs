@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use crm_relay::audit::Audit;
 use crm_relay::config::{BadSettings, Config, Given, LogFormat};
 use crm_relay::demo;
+use crm_relay::doctor;
 use crm_relay::explain::Explain;
 use crm_relay::follow::Interrupted;
 use crm_relay::postgres::ConnectError;
@@ -83,6 +84,11 @@ enum Command {
         /// Which shell
         shell: Shell,
     },
+    /// Look for what is wrong, and say why it matters and what mends it
+    #[command(
+        after_help = "Example: DATABASE_URL=postgresql://postgres@db/crm crm-relay doctor --json\nExit codes: 0 nothing is wrong, 1 something is, 3 could not reach Postgres"
+    )]
+    Doctor(Doctor),
     /// Load a small CRM into an empty database and serve it with a page to try
     #[command(
         after_help = "Example: DATABASE_URL=postgresql://postgres@localhost/empty crm-relay demo (or deploy/demo.sh, which brings a database of its own)"
@@ -147,6 +153,15 @@ struct UnwatchTable {
     given: Given,
     /// The table, as in SQL
     table: String,
+}
+
+#[derive(Args)]
+struct Doctor {
+    #[command(flatten)]
+    given: Given,
+    /// Print the findings as one JSON array
+    #[arg(long)]
+    json: bool,
 }
 
 fn main() -> ExitCode {
@@ -258,6 +273,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "crm-relay", &mut script);
             print(String::from_utf8_lossy(&script).trim_end().to_owned());
             Ok(())
+        }
+        Command::Doctor(Doctor { given, json }) => {
+            let findings = doctor::examine(&given.database()?).await?;
+            print(doctor::report(&findings, json));
+            Ok(doctor::verdict(&findings)?)
         }
         Command::Demo(mut given) => {
             given.no_auth.get_or_insert_with(|| "true".to_owned());

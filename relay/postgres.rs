@@ -151,7 +151,7 @@ impl Database {
         )
     }
 
-    /// Opens a session; `purpose` shows in `pg_stat_activity` as `crm-relay <purpose>`.
+    /// Opens a session; `purpose` shows in `pg_stat_activity` as `crm-relay <purpose> <version>`.
     pub async fn session(&self, purpose: &str) -> Result<Session, ConnectError> {
         // a server that takes the connection and says nothing is none
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.open(purpose));
@@ -169,7 +169,8 @@ impl Database {
             reason: chain(&error),
         };
         let mut config = self.config.clone();
-        config.application_name(format!("crm-relay {purpose}"));
+        let version = env!("CARGO_PKG_VERSION");
+        config.application_name(format!("crm-relay {purpose} {version}"));
         let tls = MakeRustlsConnect::new(self.tls.clone());
         let (client, mut connection) = config.connect(tls).await.map_err(refused)?;
         let (say, said) = mpsc::channel(64);
@@ -201,6 +202,7 @@ impl Database {
         });
         // a pooler or a cautious DBA may end sessions that are idle, which ours are most of the time
         let settings = "set idle_session_timeout = 0; set statement_timeout = 0; set lock_timeout = 0; \
+                        set default_transaction_isolation = 'read committed'; \
                         set idle_in_transaction_session_timeout = 0; set search_path = pg_catalog, pg_temp";
         client.batch_execute(settings).await.map_err(refused)?;
         Ok(Session {

@@ -11,8 +11,9 @@ use thiserror::Error;
 use crate::postgres::{ConnectError, Database, Said, Session, chain};
 
 /// The schema, one subject a file, in the order of `sql/install.sql`.
-const FILES: [&str; 10] = [
+const FILES: [&str; 13] = [
     include_str!("../sql/00_guard.sql"),
+    include_str!("../sql/05_steps.sql"),
     include_str!("../sql/10_roles.sql"),
     include_str!("../sql/20_schema.sql"),
     include_str!("../sql/30_journal.sql"),
@@ -21,6 +22,8 @@ const FILES: [&str; 10] = [
     include_str!("../sql/50_watch.sql"),
     include_str!("../sql/55_policy.sql"),
     include_str!("../sql/60_read.sql"),
+    include_str!("../sql/62_canary.sql"),
+    include_str!("../sql/65_verify.sql"),
     include_str!("../sql/70_version.sql"),
 ];
 const DROP: &str = include_str!("../sql/80_drop.sql");

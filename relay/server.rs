@@ -35,6 +35,7 @@ use warp::http::{HeaderMap, StatusCode, header};
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
+use crate::canary::{Canary, Pulse};
 use crate::config::Config;
 use crate::connection::{Connection, Shared};
 use crate::gate::Gate;
@@ -165,6 +166,19 @@ pub async fn serve(
     );
     let reading = tokio::spawn(reader.run());
 
+    let (silent, silence) = watch::channel(None);
+    // who measures may have it
+    let pulse = Arc::new(Pulse::default());
+    let canary = config.canary.map(|every| {
+        let canary = Canary::new(config.database.clone(), commands.clone(), pulse, silent);
+        let mut is_ready = is_ready.clone();
+        tokio::spawn(async move {
+            let ready = is_ready.wait_for(|readiness| *readiness == Readiness::Ready);
+            if ready.await.is_ok() {
+                canary.run(every).await;
+            }
+        })
+    });
     let rooms_know = commands.clone();
     let shared = Shared {
         rooms: commands,
@@ -187,6 +201,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(config.max_connections));
     let status = Arc::new(Status {
         readiness: is_ready.clone(),
+        silence,
         cursor: shared.cursor.clone(),
         registry: shared.registry.clone(),
         database: config.database.target(),
@@ -241,6 +256,9 @@ pub async fn serve(
     closing.cancel();
     while open.join_next().await.is_some() {}
     tracing::info!(connections = tasks.len(), "stopping");
+    if let Some(canary) = canary {
+        canary.abort();
+    }
     // what was read is told, also what a throttle holds back; then everybody is told to go
     reading.abort();
     let farewell = async {
@@ -420,6 +438,8 @@ struct Upgrades {
 /// What there is to be told of the relay's health.
 struct Status {
     readiness: watch::Receiver<Readiness>,
+    /// What is wrong with the canary, if anything is.
+    silence: watch::Receiver<Option<String>>,
     cursor: watch::Receiver<Arc<str>>,
     registry: watch::Receiver<Arc<Registry>>,
     database: String,
@@ -466,9 +486,13 @@ impl Status {
     }
 
     fn readiness(&self, with_details: bool) -> Response {
-        let (status, mut body) = match &*self.readiness.borrow() {
-            Readiness::Ready => (StatusCode::OK, json!({"status": "ready"})),
-            Readiness::Unready(reason) => (
+        let unready = match &*self.readiness.borrow() {
+            Readiness::Ready => self.silence.borrow().clone(),
+            Readiness::Unready(reason) => Some(reason.clone()),
+        };
+        let (status, mut body) = match unready {
+            None => (StatusCode::OK, json!({"status": "ready"})),
+            Some(reason) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 json!({"status": "unready", "reason": reason}),
             ),

@@ -21,7 +21,9 @@ begin
       ('crm_relay_capture', 'crm-relay: owns the trigger function; may insert into the journal'),
       ('crm_relay_prune',   'crm-relay: owns prune(); may truncate the slots of the journal'),
       ('crm_relay_serve',   'crm-relay: what the daemon runs as; reads the journal'),
-      ('crm_relay_audit',   'crm-relay: for DBAs; reads the journal and the audit view')
+      ('crm_relay_audit',   'crm-relay: for DBAs; reads the journal and the audit view'),
+      -- not the daemon's own role: who is a member of an owner may alter the function, and a superuser calls this one
+      ('crm_relay_verify',  'crm-relay: owns verify_policy(); may what crm_relay_serve may')
     ) as jobs (name, purpose)
   loop
     begin
@@ -34,7 +36,8 @@ begin
     select r.rolcanlogin, r.rolsuper, r.rolcreaterole, r.rolcreatedb, r.rolreplication,
            array(select g.rolname from pg_catalog.pg_auth_members m
                    join pg_catalog.pg_roles g on g.oid = m.roleid
-                  where m.member = r.oid) as member_of
+                  where m.member = r.oid
+                    and not (r.rolname = 'crm_relay_verify' and g.rolname = 'crm_relay_serve')) as member_of
       into found
       from pg_catalog.pg_roles r
      where r.rolname = job.name;
@@ -50,6 +53,14 @@ begin
       execute format('grant %I to %I', job.name, current_user);
     end if;
   end loop;
+  if not exists (select from pg_catalog.pg_auth_members m
+                  where m.member = 'crm_relay_verify'::pg_catalog.regrole and m.roleid = 'crm_relay_serve'::pg_catalog.regrole) then
+    begin
+      grant crm_relay_serve to crm_relay_verify;
+    exception when unique_violation or internal_error then
+      null; -- an install in another database of this server did it just now
+    end;
+  end if;
   -- a part's change finds its records, and a snapshot or the policy its record, also under row level security
   if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
     for job in

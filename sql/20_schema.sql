@@ -20,19 +20,6 @@ create table if not exists crm_relay.setting (
   pruned_txid xid8 not null default '0',
   pruned_at timestamptz
 );
--- what version 2 did not have
-do $doorbell$
-begin
-  if not exists (select from pg_catalog.pg_constraint c
-                  where c.conrelid = 'crm_relay.setting'::pg_catalog.regclass
-                    and pg_catalog.pg_get_constraintdef(c.oid) like '%adaptive%') then
-    alter table crm_relay.setting
-      drop constraint setting_doorbell_check,
-      add constraint setting_doorbell_check check (doorbell in ('adaptive', 'always', 'never')),
-      alter column doorbell set default 'adaptive';
-  end if;
-end
-$doorbell$;
 comment on table crm_relay.setting is 'the settings of this installation: one row';
 comment on column crm_relay.setting.version is 'version of the schema; an older crm-relay refuses to install over it';
 comment on column crm_relay.setting.install_id is 'tells this installation from every other; part of the epoch of cursors';
@@ -68,20 +55,6 @@ create table if not exists crm_relay.module (
   constraint part_whole check ((part_of is null) = (part_link is null)),
   constraint hidden_is_hidden check (not hidden_columns && (key_columns || access_columns))
 );
--- what version 1 did not have
-do $columns$
-begin
-  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'crm_relay.module'::pg_catalog.regclass and a.attname = 'narrow') then
-    alter table crm_relay.module
-      add column narrow boolean not null default false,
-      add column access_of text,
-      add column access_link text,
-      add column lookup text,
-      add column lookup_types oid[];
-    drop function if exists crm_relay.watch(pg_catalog.regclass, text, text, text[], text[], text[], text[], text, text);
-  end if;
-end
-$columns$;
 comment on table crm_relay.module is 'the registry: one row for each watched table; written by crm_relay.watch() and unwatch()';
 comment on column crm_relay.module.module is 'name of the module in rooms and events, such as listings';
 comment on column crm_relay.module.event is 'name of the module in event types, such as LISTING';

@@ -38,6 +38,14 @@ $$;
 comment on function crm_relay.add_triggers(regclass, text, text) is
   'gives a table (and for truncate its partitions) the relay''s triggers, unless they stand as they should';
 
+create or replace function crm_relay.is_secret(column_name text) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select lower(column_name) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])
+$$;
+comment on function crm_relay.is_secret(text) is 'whether a column is named like a secret, and so is hidden unless it is said otherwise';
+
 create or replace function crm_relay.stripped(image json, columns text[]) returns json
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -51,26 +59,30 @@ end
 $$;
 comment on function crm_relay.stripped(json, text[]) is 'an image without those of these columns that it has';
 
-create or replace function crm_relay.hide(watched crm_relay.module, columns text[]) returns void
+create or replace function crm_relay.redact(module text) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  hidden text[] := (select m.hidden_columns from crm_relay.module m where m.module = redact.module);
+  rewritten bigint;
 begin
   update crm_relay.change c
-     set old_image = crm_relay.stripped(c.old_image, columns), new_image = crm_relay.stripped(c.new_image, columns)
-   where c.part is not distinct from case when watched.part_of is not null then watched.module end
-     and c.module = coalesce(watched.part_of, watched.module)
-     and (exists (select from json_object_keys(crm_relay.readable(c.old_image)) as keys (key) where key = any (columns))
-          or exists (select from json_object_keys(crm_relay.readable(c.new_image)) as keys (key) where key = any (columns)));
-  if found then
-    -- relays have told it, remember it, and would tell it again to a cursor of before
+     set old_image = crm_relay.stripped(c.old_image, hidden), new_image = crm_relay.stripped(c.new_image, hidden)
+   where coalesce(c.part, c.module) = redact.module
+     and exists (select from json_object_keys(crm_relay.readable(c.old_image)) k where k = any (hidden)
+                 union all
+                 select from json_object_keys(crm_relay.readable(c.new_image)) k where k = any (hidden));
+  get diagnostics rewritten = row_count;
+  if rewritten > 0 then
+    -- relays remember what they told, and would tell it again to a cursor of before
     update crm_relay.setting set install_id = gen_random_uuid();
-    raise notice 'crm_relay: took % of % out of the journal; clients fetch anew', array_to_string(columns, ', '), watched.relation;
   end if;
+  return rewritten;
 end
 $$;
-comment on function crm_relay.hide(crm_relay.module, text[]) is
-  'takes columns that are hidden from now on out of what the journal holds, and makes its history another';
+comment on function crm_relay.redact(text) is
+  'takes the columns of a module that are hidden now out of journal rows that were written before, and makes history another; returns the number of rows';
 
 create or replace function crm_relay.watch(
   target regclass,
@@ -158,7 +170,7 @@ begin
                                else '{owner_id,listing_agent_id,agent_id,user_id,team_id,broker_id,is_private,access_level,lead_id}' end)));
   watched.hidden_columns := coalesce(hidden_columns, case when 'hidden_columns' = any (present.chosen) then present.hidden_columns end,
     array(select c from unnest(columns) c
-           where not watched.narrow and lower(c) like any (array['password%', E'%\\_hash', E'%\\_secret', '%token%', 'ssn', E'%\\_ssn', E'tax\\_id'])));
+           where not watched.narrow and crm_relay.is_secret(c)));
   watched.quiet_columns := coalesce(quiet_columns, case when 'quiet_columns' = any (present.chosen) then present.quiet_columns end,
     array(select c from unnest(columns) c where c = any ('{updated_at,version,last_modified_by}')));
   -- what closed something must not be forgotten in silence, as when a column was renamed
@@ -257,7 +269,7 @@ begin
   where (module.*) is distinct from (excluded.*);
 
   if present.module = watched.module and not watched.hidden_columns <@ present.hidden_columns then
-    perform crm_relay.hide(watched, array(select c from unnest(watched.hidden_columns) c where c <> all (present.hidden_columns)));
+    perform crm_relay.redact(watched.module);
   end if;
 
   perform crm_relay.add_triggers(target, watched.module, watched.part_of);
@@ -463,7 +475,7 @@ comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in 
 
 revoke all on function
   crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text),
-  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text), crm_relay.stripped(json, text[]),
-  crm_relay.hide(crm_relay.module, text[]) from public;
+  crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text), crm_relay.is_secret(text),
+  crm_relay.stripped(json, text[]), crm_relay.redact(text) from public;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;

@@ -12,6 +12,7 @@ begin;
 set local client_min_messages = warning;
 set local lock_timeout = '5s';
 \ir 00_guard.sql
+\ir 05_steps.sql
 \ir 10_roles.sql
 \ir 20_schema.sql
 \ir 30_journal.sql
@@ -20,6 +21,8 @@ set local lock_timeout = '5s';
 \ir 50_watch.sql
 \ir 55_policy.sql
 \ir 60_read.sql
+\ir 62_canary.sql
+\ir 65_verify.sql
 \ir 70_version.sql
 commit;
 call crm_relay.watch_crm(:'crm_schema');

@@ -15,7 +15,7 @@ install_missing() {
   cargo clippy --version >/dev/null 2>&1 || rustup component add clippy || exit 1
   deploy/postgres.sh install || exit 1
   if ! command -v apt-get >/dev/null; then
-    for tool in psql pg_prove pgbouncer promtool shellcheck node npm chromium spin; do
+    for tool in psql pg_prove pgbouncer promtool shellcheck node npm chromium faketime spin; do
       command -v "$tool" >/dev/null || echo "tests/run.sh: please install $tool (and the extensions pgtap and plpgsql_check)" >&2
     done
     return
@@ -24,7 +24,7 @@ install_missing() {
   version=$(find /usr/lib/postgresql -mindepth 1 -maxdepth 1 -printf '%f\n' | sort -V | tail -n 1)
   has() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok'; }
   for package in "postgresql-$version-pgtap" "postgresql-$version-plpgsql-check" \
-    libtap-parser-sourcehandler-pgtap-perl pgbouncer procps prometheus shellcheck chromium spin; do
+    libtap-parser-sourcehandler-pgtap-perl pgbouncer procps prometheus shellcheck chromium faketime spin; do
     has "$package" || missing+=("$package")
   done
   command -v cc >/dev/null || missing+=(gcc libc6-dev)

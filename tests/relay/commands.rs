@@ -173,7 +173,12 @@ fn every_bad_setting_is_named_and_the_exit_code_is_2() {
 
 #[test]
 fn a_command_without_postgres_says_where_and_why_and_exits_with_3() {
-    for command in [&["install"][..], &["uninstall"], &["watch", "leads"]] {
+    for command in [
+        &["install"][..],
+        &["uninstall"],
+        &["watch", "leads"],
+        &["doctor"],
+    ] {
         let refused = crm_relay(NOBODY, command);
         let error = text(&refused.stderr);
         assert_eq!(refused.status.code(), Some(3), "{error}");

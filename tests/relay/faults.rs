@@ -114,7 +114,7 @@ async fn a_batch_that_is_cut_off_in_the_middle_is_told_once() {
     relay.signal("CONT");
     let mut events = vec![client.next_event().await];
     database
-        .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'crm-relay reader' and datname = current_database()")
+        .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'crm-relay reader %' and datname = current_database()")
         .await;
     events.extend(client.everything(database.client()).await);
     let seen: Vec<_> = events

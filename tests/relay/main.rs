@@ -2,10 +2,12 @@
 
 mod access;
 mod audit;
+mod canary;
 mod changes;
 mod chaos;
 mod commands;
 mod demo;
+mod doctor;
 mod documents;
 mod doorbell;
 mod edge;
@@ -24,3 +26,4 @@ mod signals;
 mod slow;
 mod soak;
 mod tail;
+mod upgrade;

@@ -118,7 +118,7 @@ async fn what_memory_does_not_hold_is_read_from_the_journal() {
     })
     .await;
     let cursor = absent(&database, &relay, &room).await;
-    let opened = "select count(*) from pg_stat_activity where application_name = 'crm-relay history' and datname = current_database()";
+    let opened = "select count(*) from pg_stat_activity where application_name like 'crm-relay history %' and datname = current_database()";
     assert_eq!(database.value(opened).await, "0");
     assert_eq!(
         come_back(&database, &relay, &room, &cursor).await,
@@ -136,7 +136,7 @@ async fn who_comes_back_to_memory_does_not_ask_the_journal() {
         come_back(&database, &relay, &room, &cursor).await,
         [4, 5, 6, 7, 8]
     );
-    let opened = "select count(*) from pg_stat_activity where application_name = 'crm-relay history' and datname = current_database()";
+    let opened = "select count(*) from pg_stat_activity where application_name like 'crm-relay history %' and datname = current_database()";
     assert_eq!(database.value(opened).await, "0");
 }
 

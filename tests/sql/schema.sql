@@ -1,7 +1,7 @@
 -- the schema as it is installed: complete, commented, and every right where it belongs
 
 begin;
-select plan(14);
+select plan(15);
 
 select is(version, 3, 'the version is set') from crm_relay.setting;
 select is_empty(
@@ -30,14 +30,14 @@ select is_empty(
       cross join lateral plpgsql_check_function_tb(
         p.oid, case when p.prorettype = 'trigger'::regtype then 'public.listings'::regclass else 0 end,
         anyelememttype => 'public.listings'::regtype, performance_warnings => false,
-        security_warnings => p.proname not in ('in_short_transaction', 'watch', 'records_of', 'record_now', 'access_now', 'heirs_of')) c
+        security_warnings => p.proname not in ('in_short_transaction', 'watch', 'records_of', 'record_now', 'access_now', 'heirs_of', 'verify')) c
       where p.pronamespace = 'crm_relay'::regnamespace and l.lanname = 'plpgsql' $$,
   'plpgsql_check finds nothing wrong');
 
 select is(
   (select string_agg(p.proname || ' as ' || p.proowner::regrole, ', ' order by p.proname) from pg_proc p
     where p.pronamespace = 'crm_relay'::regnamespace and p.prosecdef),
-  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune',
+  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune, verify_policy as crm_relay_verify',
   'these functions run with the rights of their owner, and no others');
 select is_empty(
   $$ select p.oid::regprocedure from pg_proc p
@@ -53,7 +53,7 @@ select is_empty(
 select is(
   (select string_agg(rolname, ', ' order by rolname) from pg_roles
     where rolname like 'crm\_relay\_%' and not (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolreplication)),
-  'crm_relay_audit, crm_relay_capture, crm_relay_image, crm_relay_part, crm_relay_policy, crm_relay_prune, crm_relay_serve, crm_relay_snapshot',
+  'crm_relay_audit, crm_relay_capture, crm_relay_image, crm_relay_part, crm_relay_policy, crm_relay_prune, crm_relay_serve, crm_relay_snapshot, crm_relay_verify',
   'no role can log in or do more than its job');
 select is(
   (select string_agg(grantee || ' ' || lower(privilege_type), ', ' order by grantee, privilege_type)
@@ -74,8 +74,13 @@ select is(
 
 select is(
   (select string_agg(concat_ws(' of ', m.module, m.part_of), ', ' order by m.module) from crm_relay.module m),
-  'appointments, clients, contacts of clients, escrows, leads, listings, users',
-  'the CRM''s tables are watched');
+  'appointments, clients, contacts of clients, crm_relay_canary, escrows, leads, listings, users',
+  'the CRM''s tables are watched, and the relay''s own canary');
+
+select is(
+  (select string_agg(distinct table_name, ', ') from information_schema.role_table_grants
+    where grantee = 'crm_relay_serve' and privilege_type <> 'SELECT'),
+  'canary', 'the daemon may write to the canary''s table and to no other');
 
 select * from finish();
 rollback;

@@ -1,0 +1,64 @@
+-- steps: what the tables of an earlier version lack, by the version that brought it
+--
+-- Everything but tables is made anew by each installation, so that a step has little to do, and each version
+-- that there ever was comes to the same schema. tests/sql/versions/ holds what earlier versions ran.
+--
+-- Each writer of a watched table reads registry and settings, and keeps them locked until its transaction
+-- ends: to alter them waits for it, and new writers wait behind. So it waits shortly, lets them pass, and
+-- tries again; once it has the lock, writers wait for the rest of this installation, a fraction of a second.
+
+do $steps$
+declare
+  version integer;
+  tries integer := 0;
+  usual_timeout text := current_setting('lock_timeout');
+begin
+  if pg_catalog.to_regclass('crm_relay.setting') is null then
+    return; -- a first installation
+  end if;
+  execute 'select version from crm_relay.setting' into version;
+
+  if version < 3 then
+    loop
+      tries := tries + 1;
+      begin
+        perform pg_catalog.set_config('lock_timeout', '300ms', true);
+        lock table crm_relay.setting in access exclusive mode;
+        if version < 2 then
+          lock table crm_relay.module in access exclusive mode;
+        end if;
+        exit;
+      exception when lock_not_available then
+        if tries >= 100 then
+          raise exception 'crm_relay: registry or settings are locked by others for a long time, gave up after % tries', tries
+            using hint = 'a transaction that writes to a watched table is open; end it (pg_blocking_pids, pg_stat_activity) and run this again; nothing was changed';
+        end if;
+      end;
+      perform pg_catalog.pg_sleep(0.2);
+    end loop;
+    perform pg_catalog.set_config('lock_timeout', usual_timeout, true);
+  end if;
+
+  if version < 2 then
+    alter table crm_relay.module
+      add column narrow boolean not null default false,
+      add column access_of text,
+      add column access_link text,
+      add column lookup text,
+      add column lookup_types oid[];
+    drop function if exists crm_relay.watch(pg_catalog.regclass, text, text, text[], text[], text[], text[], text, text);
+    if to_regprocedure('crm_relay.rooms_of(text, json)') is not null then
+      comment on function crm_relay.rooms_of(text, json) is
+        'the scope rooms that an image of a record is in, by its access columns; may be replaced by the CRM''s owner';
+    end if;
+  end if;
+
+  -- 3 brought verify() and the canary, too, which lock nothing that anybody uses
+  if version < 3 then
+    alter table crm_relay.setting
+      drop constraint setting_doorbell_check,
+      add constraint setting_doorbell_check check (doorbell in ('adaptive', 'always', 'never')),
+      alter column doorbell set default 'adaptive';
+  end if;
+end
+$steps$;
