@@ -27,8 +27,9 @@
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
-//! [`config`] (settings), [`traffic`] (the log of events), [`metrics`] (what is counted), [`web`] (the
-//! files for browsers), [`demo`] (a small CRM to try it with).
+//! [`config`] (settings), [`traffic`] (the log of events), [`metrics`] (what is counted), [`feed`]
+//! (what operators see pass, in the console that [`server`] shows them), [`web`] (the files for browsers),
+//! [`demo`] (a small CRM to try it with).
 //!
 //! # Invariants
 //!
@@ -62,6 +63,7 @@ pub mod demo;
 pub mod diff;
 pub mod doorbell;
 pub mod event;
+pub mod feed;
 pub mod frame;
 pub mod gate;
 pub mod history;

@@ -19,8 +19,13 @@ export const PEOPLE = Object.fromEntries(["ana", "ben", "carla", "dev", "edith"]
 /**
  * Starts `crm-relay demo` and waits until it says that it is ready. `logged` waits for a line of its log.
  */
-export async function demo(listen = "127.0.0.1:0", env = {}) {
-  const child = spawn(RELAY, ["demo", "--listen", listen], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
+export const demo = (listen = "127.0.0.1:0", env = {}) => run("demo", listen, env);
+
+/** The same of `crm-relay serve`, beside a demo that has brought the tables. */
+export const serve = (env) => run("serve", "127.0.0.1:0", env);
+
+async function run(command, listen, env) {
+  const child = spawn(RELAY, [command, "--listen", listen], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
   const ended = new Promise((done) => child.once("exit", (code) => done(code)));
   const lines = [];
   const waiting = new Set();
@@ -46,7 +51,7 @@ export async function demo(listen = "127.0.0.1:0", env = {}) {
   const url = await new Promise((done, fail) => {
     output.on("line", (line) => line.startsWith("ready ") && done(line.slice("ready ".length)));
     child.once("error", fail);
-    ended.then((code) => fail(new Error(`the demo ended with ${code} before it was ready: ${lines.at(-1)}`)));
+    ended.then((code) => fail(new Error(`crm-relay ${command} ended with ${code} before it was ready: ${lines.at(-1)}`)));
   });
   const end = (signal) => {
     child.kill(signal);
