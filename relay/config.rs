@@ -39,7 +39,7 @@ pub struct Given {
     /// Networks of proxies whose X-Forwarded-For is believed, separated by commas [default: none]
     #[arg(long, env = "RELAY_TRUSTED_PROXIES", value_name = "NETWORKS")]
     pub trusted_proxies: Option<String>,
-    /// Address for operators: readiness with details [default: none]
+    /// Address for operators: readiness with details, metrics, console [default: none]
     #[arg(long, env = "RELAY_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
     /// Token for operators, at least 16 bytes, as Authorization: Bearer [default: none]

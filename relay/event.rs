@@ -16,6 +16,9 @@ use crate::registry::Module;
 use crate::snapshot::Place;
 use crate::standing::{Heir, Standing};
 
+/// What stands in the place of a value that is not told, as JSON.
+pub const UNTOLD: &str = "\"…\"";
+
 /// What a connection may get of a change, by which of its rooms the record was in and is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum View {
@@ -289,6 +292,24 @@ impl Changed {
     }
 
     fn encode(&self, view: View, rooms: &[&str]) -> Bytes {
+        frame::text(self.text(view, rooms).as_bytes())
+    }
+
+    /// The same frame without values, put together without reading them: of an update the names of the
+    /// columns that changed and are not quiet, of what came or went none.
+    pub fn outline(&self, view: View, rooms: &[&str]) -> String {
+        let names = self.columns.iter().map(|name| (name.as_str(), UNTOLD));
+        let body = format!("\"data\":{}", diff::object(names));
+        let action = match view {
+            View::Stayed | View::Crossed => self.change.action,
+            View::Left => Action::Deleted,
+            View::Entered => Action::Created,
+        };
+        self.put_together(action, &body, view, rooms)
+    }
+
+    /// The text of that frame.
+    pub fn text(&self, view: View, rooms: &[&str]) -> String {
         let moved;
         let (action, body) = match view {
             View::Stayed | View::Crossed => (self.change.action, self.body.as_str()),
@@ -304,6 +325,10 @@ impl Changed {
                 (Action::Created, moved.as_str())
             }
         };
+        self.put_together(action, body, view, rooms)
+    }
+
+    fn put_together(&self, action: Action, body: &str, view: View, rooms: &[&str]) -> String {
         let change = &self.change;
         let mut text = String::with_capacity(body.len() + 512);
         text.push_str(&format!(
@@ -340,7 +365,12 @@ impl Changed {
             text.push_str(",\"reason\":\"moved\"");
         }
         text.push('}');
-        frame::text(text.as_bytes())
+        text
+    }
+
+    /// Who made it, where that is certain.
+    pub fn actor(&self) -> Option<&str> {
+        self.change.actor.as_deref()
     }
 
     /// The record's module.
@@ -398,6 +428,12 @@ impl Changed {
     /// Where the batch begins that the change came in.
     pub fn cursor(&self) -> &str {
         &self.place.text
+    }
+
+    /// Bytes of the frame's images, in the longest of its views.
+    pub fn length(&self) -> usize {
+        let image = self.change.new_image.as_ref().map_or(0, String::len);
+        self.body.len().max(image)
     }
 
     /// Bytes that it keeps in memory, about.

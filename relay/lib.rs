@@ -28,8 +28,8 @@
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does), [`doctor`]
 //! (what is wrong, and what mends it), [`config`] (settings), [`canary`] (proof that nothing is lost),
-//! [`traffic`] (the log of events), [`metrics`] (what is counted), [`audit`] and [`tail`] (the journal for
-//! people, which they [`follow`] without a relay and show in a [`terminal`]), [`explain`] (why somebody
+//! [`traffic`] (the log of events), [`metrics`] (what is counted), [`feed`] (what operators see
+//! pass, in the console that [`server`] shows them), [`audit`] and [`tail`] (the journal for people, which they [`follow`] without a relay and show in a [`terminal`]), [`explain`] (why somebody
 //! did or did not get an event), [`web`] (the files for browsers), [`demo`] (a small CRM to try it with).
 //!
 //! # Invariants
@@ -69,6 +69,7 @@ pub mod doorbell;
 pub mod event;
 pub mod explain;
 pub mod follow;
+pub mod feed;
 pub mod frame;
 pub mod gate;
 pub mod history;

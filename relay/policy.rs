@@ -137,6 +137,13 @@ impl Policy {
             .await
     }
 
+    /// Whether somebody is a `system_admin`, who sees everything.
+    pub async fn is_admin(&self, who: &Credential) -> Result<bool, NotTold> {
+        self.inquiries
+            .ask(async |journal| journal.is_admin(&who.claims).await)
+            .await
+    }
+
     async fn answer(&self, asked: &Asked) -> Result<Command, NotTold> {
         match asked {
             Asked::Judge(inquiry) => Ok(Command::Judged(self.judge(inquiry).await?)),

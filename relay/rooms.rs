@@ -10,8 +10,9 @@ mod command;
 mod delivery;
 mod subscribing;
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use crate::feed::Feed;
 use crate::frame;
 use crate::metrics::Metrics;
 use crate::outbox::{Close, Outbox};
@@ -31,8 +33,8 @@ use access::{Access, Pending};
 
 pub use access::Judges;
 pub use command::{
-    Asked, Bearer, Beginning, Command, Enter, Inquiry, Member, Missed, Reply, Subscribe, Survey,
-    Verdicts,
+    Asked, Bearer, Beginning, Command, Enter, Inquiry, Member, Missed, Present, Reply, Subscribe,
+    Survey, Verdicts,
 };
 
 /// Most news that wait for the policy's answer; then the reader waits.
@@ -59,6 +61,7 @@ pub struct Rooms {
     /// Whether what the first of them changes of access is known already.
     begun: bool,
     traffic: Traffic,
+    feed: Feed,
     metrics: Metrics,
     bounds: Bounds,
     /// Of the present transaction, when it is a large one: its number of changes by scope room.
@@ -103,6 +106,7 @@ impl Rooms {
             pending: Pending::new(),
             begun: false,
             traffic: Traffic::default(),
+            feed: Feed::default(),
             metrics: Metrics::default(),
             bounds,
             flood: (0, HashMap::new()),
@@ -208,9 +212,15 @@ impl Rooms {
             }
             Command::Known(verdicts) => self.access.know(verdicts),
             Command::Reviewed { rooms, resync } => self.reviewed(rooms, resync),
-            Command::Survey { reply } => {
+            Command::Watch(mut viewer) => {
+                if self.is_refused(viewer.bearer()) {
+                    viewer.blind();
+                }
+                self.feed.watch(viewer);
+            }
+            Command::Survey { most, reply } => {
                 // whoever asked may have lost patience
-                let _ = reply.send(self.survey());
+                let _ = reply.send(self.survey(most));
             }
             Command::Drain { told } => {
                 self.drain();
@@ -294,7 +304,7 @@ impl Rooms {
         }
     }
 
-    fn survey(&self) -> Survey {
+    fn survey(&self, most: usize) -> Survey {
         let transactions = self.pending.iter();
         let mut survey = Survey {
             rooms: self.rooms.len(),
@@ -308,6 +318,30 @@ impl Rooms {
             survey.subscriptions += membership.rooms.len();
             survey.queue_bytes += bytes;
             survey.longest_queue_bytes = survey.longest_queue_bytes.max(bytes);
+        }
+        if most > 0 {
+            let sizes = self
+                .rooms
+                .iter()
+                .map(|(room, members)| (members.len(), room));
+            let crowded = greatest(sizes, most);
+            survey.crowded = crowded
+                .map(|(members, room)| (room.clone(), members))
+                .collect();
+            let queues = self.members.iter();
+            let queues =
+                queues.map(|(member, known)| ((known.outbox.bytes(), known.rooms.len()), member));
+            let present = greatest(queues, most).filter_map(|((queue_bytes, rooms), member)| {
+                let membership = self.members.get(member)?;
+                let who = membership.who.as_ref();
+                Some(Present {
+                    session: membership.session,
+                    user: who.map(|who| who.user.clone()),
+                    rooms,
+                    queue_bytes,
+                })
+            });
+            survey.present = present.collect();
         }
         survey
     }
@@ -341,6 +375,19 @@ impl Rooms {
     pub fn is_empty(&self) -> bool {
         self.rooms.is_empty()
     }
+}
+
+/// The greatest of these, at most so many, the greatest first; the rest is not kept.
+fn greatest<T: Ord>(all: impl Iterator<Item = T>, most: usize) -> impl Iterator<Item = T> {
+    let mut heap = BinaryHeap::with_capacity(most + 1);
+    for one in all {
+        heap.push(Reverse(one));
+        if heap.len() > most {
+            heap.pop();
+        }
+    }
+    let sorted = heap.into_sorted_vec().into_iter();
+    sorted.map(|Reverse(one)| one)
 }
 
 /// Takes a member out of a room, and the room away when it was the last.

@@ -5,6 +5,7 @@
 //! handshake the raw socket is taken back from hyper: warp's own WebSocket keeps about 136 KiB of
 //! buffers for each connection.
 
+mod console;
 mod handshake;
 pub mod origin;
 pub mod places;
@@ -68,9 +69,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long connections may take to end when the relay stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long the rooms may take to say how much there is of everything.
-const SURVEY_WITHIN: Duration = Duration::from_secs(2);
-
 /// Sockets whose request is yet to come or to be answered; WebSockets are counted by themselves, so
 /// that health is told also when no place is left.
 const REQUESTS: usize = 1024;
@@ -81,10 +79,11 @@ const REQUESTS_OF_AN_ADDRESS: usize = REQUESTS / 2;
 /// Commands that may wait for the task that owns the rooms.
 const COMMANDS: usize = 1024;
 
-/// Sessions in Postgres for those who come back, for the policy, and to place records.
+/// Sessions in Postgres for those who come back, for the policy, to place records, and for operators.
 const HISTORY: usize = 4;
 const POLICY: usize = 4;
 const PLACEMENT: usize = 2;
+const CONSOLE: usize = 1;
 
 /// How long a peer may leave what we sent unacknowledged.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -210,6 +209,11 @@ pub async fn serve(
         token: config.admin_token.clone(),
         metrics,
         rooms: shared.rooms.clone(),
+        gate: shared.gate.clone(),
+        inquiries: asking("console", CONSOLE),
+        admin: (doors.admin.as_ref()).and_then(|admin| admin.local_addr().ok()),
+        tasks: tasks.clone(),
+        stopping: stopping.clone(),
     });
     let upgrades = Upgrades {
         tasks: tasks.clone(),
@@ -218,6 +222,7 @@ pub async fn serve(
         trusted: trusted.clone(),
     };
     let own = ws(&config, shared, upgrades).or(health(status.clone(), false));
+    let own = own.unify().or(console::routes(status.clone(), false));
     let own = own.unify().or(web::routes()).unify().boxed();
     let service = match more {
         Some(more) => warp::service(own.or(more).unify().boxed()),
@@ -237,7 +242,8 @@ pub async fn serve(
     };
     open.spawn(door(doors.listener, doors.identity).stand_open(service));
     if let Some(listener) = doors.admin {
-        let service = warp::service(health(status, true));
+        let own = health(status.clone(), true).or(console::routes(status, true));
+        let service = warp::service(own.unify());
         open.spawn(door(listener, None).stand_open(service));
     }
 
@@ -435,7 +441,7 @@ struct Upgrades {
     trusted: Arc<Trusted>,
 }
 
-/// What there is to be told of the relay's health.
+/// What operators are told by.
 struct Status {
     readiness: watch::Receiver<Readiness>,
     /// What is wrong with the canary, if anything is.
@@ -448,6 +454,12 @@ struct Status {
     token: Option<Secret>,
     metrics: Metrics,
     rooms: mpsc::Sender<Command>,
+    gate: Option<Gate>,
+    inquiries: Inquiries,
+    /// Where operators come.
+    admin: Option<SocketAddr>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
 }
 
 impl Status {
@@ -465,7 +477,7 @@ impl Status {
 
     async fn metrics(&self) -> Response {
         // where the rooms are too busy to answer, what is counted is told still
-        if let Ok(Some(survey)) = tokio::time::timeout(SURVEY_WITHIN, self.survey()).await {
+        if let Some(survey) = Survey::of(&self.rooms, 0).await {
             self.metrics.survey(&survey);
         }
         let is_ready = *self.readiness.borrow() == Readiness::Ready;
@@ -475,14 +487,6 @@ impl Status {
         let of = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
         reply.headers_mut().insert(header::CONTENT_TYPE, of);
         reply
-    }
-
-    /// How much there is of what the rooms know; None when they are gone.
-    async fn survey(&self) -> Option<Survey> {
-        let (reply, replied) = oneshot::channel();
-        let asked = self.rooms.send(Command::Survey { reply });
-        asked.await.ok()?;
-        replied.await.ok()
     }
 
     fn readiness(&self, with_details: bool) -> Response {

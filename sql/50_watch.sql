@@ -54,7 +54,7 @@ begin
   return crm_relay.without(image, array(
     select key from json_object_keys(crm_relay.readable(image)) as keys (key) where key = any (columns)));
 exception when others then
-  return '{}'; -- better nothing than what is to be hidden
+  return json '{}'; -- better nothing than what is to be hidden
 end
 $$;
 comment on function crm_relay.stripped(json, text[]) is 'an image without those of these columns that it has';

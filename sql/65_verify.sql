@@ -24,7 +24,7 @@ comment on table crm_relay.installed is 'the functions as they were installed, s
 comment on column crm_relay.installed.signature is 'the function';
 comment on column crm_relay.installed.fingerprint is 'of its text and settings; null of one that may be replaced';
 comment on column crm_relay.installed.owner is 'whose rights it runs with; null of one that runs with its caller''s';
-grant select on crm_relay.installed to crm_relay_audit;
+grant select on crm_relay.installed to crm_relay_audit, crm_relay_serve;
 
 create or replace function crm_relay.fingerprint(function oid) returns text
 language sql stable
@@ -727,7 +727,7 @@ grant execute on function
   crm_relay.verify(), crm_relay.verify_tables(), crm_relay.verify_triggers(), crm_relay.verify_columns(), crm_relay.verify_hidden(),
   crm_relay.verify_functions(), crm_relay.verify_policy(), crm_relay.verify_journal(), crm_relay.verify_sessions(interval), crm_relay.verify_settings(),
   crm_relay.recent_rows(integer), crm_relay.fingerprint(oid), crm_relay.watch_command(regclass), crm_relay.watch_call(crm_relay.module, text),
-  crm_relay.is_secret(text), crm_relay.column_types(regclass, text[]), crm_relay.slot(timestamptz, interval) to crm_relay_audit;
+  crm_relay.is_secret(text), crm_relay.column_types(regclass, text[]), crm_relay.slot(timestamptz, interval) to crm_relay_audit, crm_relay_serve;
 grant create on schema crm_relay to crm_relay_verify;
 alter function crm_relay.verify_policy() owner to crm_relay_verify;
 revoke create on schema crm_relay from crm_relay_verify;

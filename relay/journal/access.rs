@@ -138,6 +138,21 @@ impl Journal {
         Ok(row.get(0))
     }
 
+    /// Whether the bearer of these claims is a `system_admin` to the policy; where it raises, no.
+    pub async fn is_admin(&self, claims: &str) -> Result<bool, JournalError> {
+        let asked = "select coalesce(crm_relay.known($1) ->> 'role' = 'system_admin', false)";
+        let row = self.session.client.query_one(asked, &[&claims]).await?;
+        Ok(row.get(0))
+    }
+
+    /// What `crm_relay.verify()` finds, each finding as JSON.
+    pub async fn verify(&self) -> Result<Vec<String>, JournalError> {
+        let rows = (self.session.client)
+            .query("select to_json(f)::text from crm_relay.verify() as f", &[])
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Who was thrown out, and when; see `crm_relay.disconnect()`.
     pub async fn disconnected(&self) -> Result<Vec<(String, SystemTime)>, JournalError> {
         let rows = (self.session.client)

@@ -1,18 +1,23 @@
 //! What the task that owns the rooms is asked to do, and what it answers.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::event::Event;
+use crate::feed::Viewer;
 use crate::journal::RecordNow;
 use crate::outbox::Outbox;
 use crate::policy::{Credential, Question};
 use crate::snapshot::{Cursor, Place, Snapshot};
+
+/// How long the rooms may take to say how much there is of everything.
+const SURVEY_WITHIN: Duration = Duration::from_secs(2);
 
 /// A connection, as rooms know it; never used twice.
 pub type Member = u64;
@@ -90,8 +95,12 @@ pub enum Command {
         /// Whether those who may are to fetch anew.
         resync: bool,
     },
+    /// An operator watches what passes.
+    Watch(Viewer),
     /// An operator asks how much there is of everything.
     Survey {
+        /// So many rooms and connections are named.
+        most: usize,
         /// Answered at once.
         reply: oneshot::Sender<Survey>,
     },
@@ -160,6 +169,37 @@ pub struct Survey {
     pub longest_queue_bytes: usize,
     /// Transactions that wait for the policy.
     pub unjudged: usize,
+    /// The rooms with the most members, and how many those are.
+    pub crowded: Vec<(Arc<str>, usize)>,
+    /// The connections for which most waits.
+    pub present: Vec<Present>,
+}
+
+/// A connection, as operators see it.
+#[derive(Debug)]
+pub struct Present {
+    /// Its name in the log.
+    pub session: Uuid,
+    /// Whose it is; None where nobody is asked.
+    pub user: Option<String>,
+    /// How many rooms it has.
+    pub rooms: usize,
+    /// Bytes that wait for it.
+    pub queue_bytes: usize,
+}
+
+impl Survey {
+    /// Asks the task that owns the rooms, to name so many of them and of their members; None when it is gone,
+    /// or is too busy to answer within two seconds.
+    pub async fn of(rooms: &mpsc::Sender<Command>, most: usize) -> Option<Survey> {
+        let answer = async {
+            let (reply, replied) = oneshot::channel();
+            let asked = rooms.send(Command::Survey { most, reply });
+            asked.await.ok()?;
+            replied.await.ok()
+        };
+        timeout(SURVEY_WITHIN, answer).await.ok().flatten()
+    }
 }
 
 /// Where a subscription begins.

@@ -36,6 +36,7 @@ impl Rooms {
             if let Event::Changed(changed) = event {
                 let receivers = self.deliver(changed, &mut told);
                 self.traffic.event(changed, receivers);
+                self.feed.tell(changed, receivers);
                 self.no_longer_fresh(changed);
             }
         }
@@ -59,6 +60,7 @@ impl Rooms {
             "too_many_changes",
         );
         self.end_upheaval(&events);
+        self.feed.tell_else(&events);
         self.recent.push(events);
     }
 

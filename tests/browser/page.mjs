@@ -20,6 +20,9 @@ export const PEOPLE = Object.fromEntries(["ana", "ben", "carla", "dev", "edith"]
 /** Starts `crm-relay demo` and waits until it says that it is ready. */
 export const demo = (listen = "127.0.0.1:0", env = {}) => start("demo", listen, env);
 
+/** The same of `crm-relay serve`, beside a demo that has brought the tables. */
+export const serve = (env) => start("serve", "127.0.0.1:0", env);
+
 /** `crm-relay` with this command, once it is ready. `logged` waits for a line of its log. */
 export async function start(command, listen, env) {
   const child = spawn(RELAY, [command, "--listen", listen], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });

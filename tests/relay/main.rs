@@ -6,6 +6,7 @@ mod canary;
 mod changes;
 mod chaos;
 mod commands;
+mod console;
 mod demo;
 mod doctor;
 mod documents;

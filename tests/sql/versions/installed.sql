@@ -1059,7 +1059,7 @@ begin
   return crm_relay.without(image, array(
     select key from json_object_keys(crm_relay.readable(image)) as keys (key) where key = any (columns)));
 exception when others then
-  return '{}'; -- better nothing than what is to be hidden
+  return json '{}'; -- better nothing than what is to be hidden
 end
 $$;
 ALTER FUNCTION crm_relay.stripped(image json, columns text[]) OWNER TO postgres;
@@ -2632,6 +2632,7 @@ GRANT ALL ON FUNCTION crm_relay.base_type(type oid) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.changes_since(cursor text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.changes_since(cursor text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.disconnect(user_id text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.disown(known text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.enters(principal jsonb, room text) TO crm_relay_audit;
@@ -2640,6 +2641,7 @@ GRANT ALL ON FUNCTION crm_relay.epoch() TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.epoch() TO crm_relay_prune;
 GRANT ALL ON FUNCTION crm_relay.epoch() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.fingerprint(function oid) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.fingerprint(function oid) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, id text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, id text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement, hidden text[]) TO crm_relay_capture;
@@ -2647,6 +2649,7 @@ GRANT ALL ON FUNCTION crm_relay.image(record anyelement, hidden text[]) TO crm_r
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_audit;
@@ -2675,6 +2678,7 @@ GRANT ALL ON FUNCTION crm_relay.readable(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.readable_columns(relation regclass, columns text[]) TO crm_relay_part;
 GRANT ALL ON FUNCTION crm_relay.readable_columns(relation regclass, columns text[]) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.recent_rows(per_slot integer) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.recent_rows(per_slot integer) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.record_id(image json, key_columns text[]) TO crm_relay_part;
 GRANT ALL ON FUNCTION crm_relay.record_id(image json, key_columns text[]) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.record_now(module text, id text) TO crm_relay_serve;
@@ -2687,6 +2691,7 @@ GRANT ALL ON FUNCTION crm_relay.sees(principal jsonb, module text, image json) T
 GRANT ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) TO crm_relay_prune;
+GRANT ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.usual_may_enter(principal jsonb, room text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.usual_may_enter(principal jsonb, room text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.usual_may_see_row(principal jsonb, module text, image json) TO crm_relay_audit;
@@ -2696,17 +2701,29 @@ GRANT ALL ON FUNCTION crm_relay.usual_principal(claims jsonb) TO crm_relay_serve
 GRANT ALL ON FUNCTION crm_relay.usual_rooms_of(module text, image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.usual_rooms_of(module text, image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_columns() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_columns() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_functions() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_functions() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_hidden() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_hidden() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_journal() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_journal() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_policy() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_policy() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_sessions(old interval) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_sessions(old interval) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_settings() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_settings() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_tables() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_tables() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.verify_triggers() TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.verify_triggers() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.watch_call(watched crm_relay.module, relation text) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.watch_call(watched crm_relay.module, relation text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.watch_command(relation regclass) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.watch_command(relation regclass) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.without(image json, columns text[]) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.without(image json, columns text[]) TO crm_relay_image;
 GRANT INSERT ON TABLE crm_relay.change TO crm_relay_capture;
@@ -2719,6 +2736,7 @@ GRANT SELECT ON TABLE crm_relay.change TO crm_relay_serve;
 GRANT SELECT ON TABLE crm_relay.disconnected TO crm_relay_audit;
 GRANT SELECT ON TABLE crm_relay.disconnected TO crm_relay_serve;
 GRANT SELECT ON TABLE crm_relay.installed TO crm_relay_audit;
+GRANT SELECT ON TABLE crm_relay.installed TO crm_relay_serve;
 GRANT SELECT ON TABLE crm_relay.module TO crm_relay_audit;
 GRANT SELECT ON TABLE crm_relay.module TO crm_relay_capture;
 GRANT SELECT ON TABLE crm_relay.module TO crm_relay_part;
