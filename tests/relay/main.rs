@@ -4,6 +4,7 @@ mod access;
 mod changes;
 mod chaos;
 mod commands;
+mod contract;
 mod demo;
 mod documents;
 mod edge;
