@@ -27,7 +27,7 @@
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does),
-//! [`config`] (settings), [`traffic`] (the log of events), [`web`] (the files for browsers), [`demo`] (a
+//! [`config`] (settings), [`traffic`] (the log of events), [`web`] (the files for browsers), [`health`] (what a container asks of it), [`demo`] (a
 //! small CRM to try it with).
 //!
 //! # Invariants
@@ -64,6 +64,7 @@ pub mod doorbell;
 pub mod event;
 pub mod frame;
 pub mod gate;
+pub mod health;
 pub mod history;
 pub mod inquiries;
 pub mod journal;

@@ -95,6 +95,37 @@ fn every_setting_is_documented_with_its_default_and_nothing_else_is() {
 }
 
 #[test]
+fn the_files_to_deploy_it_with_name_no_setting_that_there_is_not() {
+    let command = Given::augment_args(clap::Command::new("serve"));
+    let known: Vec<_> = command
+        .get_arguments()
+        .map(|one| one.get_env().unwrap())
+        .collect();
+    let mut folders = vec![std::path::PathBuf::from(format!("{ROOT}/deploy"))];
+    let mut named = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            // RELAY_… alone is all of them
+            for word in text.split(|c: char| !(c.is_ascii_uppercase() || c == '_')) {
+                if word.starts_with("RELAY_") && word.len() > "RELAY_".len() {
+                    let is_known =
+                        word == "RELAY_DOORBELL" || known.iter().any(|name| *name == word);
+                    assert!(is_known, "{} names {word}", path.display());
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 50, "{named}");
+}
+
+#[test]
 fn the_defaults_that_are_told_are_the_ones_that_count() {
     let config = Given {
         database_url: Some("postgresql://relay@db/crm".to_owned()),

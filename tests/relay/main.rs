@@ -16,6 +16,7 @@ mod order;
 mod protocol;
 mod proxy;
 mod resume;
+mod reverse_proxy;
 mod signals;
 mod slow;
 mod soak;
