@@ -37,6 +37,25 @@ fn sources() -> Vec<(String, String)> {
     sources
 }
 
+/// All files below a folder but these documents' tests, as one text each.
+fn texts(folder: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut folders = vec![std::path::PathBuf::from(format!("{ROOT}/{folder}"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                None => folders.push(path),
+                Some("rs" | "sql") if !path.ends_with("documents.rs") => {
+                    texts.push(std::fs::read_to_string(path).unwrap())
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    texts
+}
+
 /// Cells of a table's rows, of all tables of a document.
 fn rows(document: &str) -> Vec<Vec<String>> {
     let rows = document.lines().filter(|line| line.starts_with('|'));
@@ -222,6 +241,49 @@ fn every_log_line_is_documented_with_its_fields_and_no_other_is() {
         for line in quoted(&row[0]) {
             assert!(logged.contains(&line), "nothing logs \"{line}\"");
         }
+    }
+}
+
+#[test]
+fn every_trouble_is_one_that_the_code_or_a_test_knows() {
+    let known: String = ["relay", "sql", "tests/relay"]
+        .iter()
+        .flat_map(|folder| texts(folder))
+        .collect();
+    // a text may run over lines there
+    let known = known.replace("\\\n", "").replace("\\\"", "\"");
+    let rows = rows(&read("deploy/README.md"));
+    let begin = rows
+        .iter()
+        .position(|row| row[0] == "what you see")
+        .unwrap();
+    let troubles = rows[begin + 2..]
+        .iter()
+        .take_while(|row| row.len() == 4)
+        .collect::<Vec<_>>();
+    assert!(troubles.len() >= 20, "{}", troubles.len());
+    // what an operator types, which says nothing by itself
+    let typed = [
+        "select ",
+        "show ",
+        "psql",
+        "crm-relay",
+        "docker",
+        "cat ",
+        "df",
+        "\\",
+        "/readyz",
+        "install",
+        "serve",
+    ];
+    for row in troubles {
+        let mut signs = quoted(&format!("{} {}", row[0], row[1]));
+        signs.retain(|sign| !typed.iter().any(|typed| sign.starts_with(typed)));
+        for sign in &signs {
+            assert!(known.contains(sign.as_str()), "nobody says {sign}");
+        }
+        let is_the_way_out = row[3].contains("crm-relay uninstall");
+        assert!(!signs.is_empty() || is_the_way_out, "{row:?}");
     }
 }
 

@@ -17,6 +17,8 @@ mod protocol;
 mod proxy;
 mod resume;
 mod reverse_proxy;
+mod shown;
 mod signals;
+mod sizing;
 mod slow;
 mod soak;
