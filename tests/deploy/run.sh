@@ -43,7 +43,7 @@ fi
 check "hadolint has nothing against the Containerfile" "$python/hadolint" deploy/Containerfile
 # the sleep of preStop is of 1.30
 check "Kubernetes 1.30 knows every field" "$python/kubernetes-validate" --strict -k 1.30 deploy/kubernetes/[!k]*.yaml
-check "compose.yaml and kustomization.yaml are whole" "$python/python" tests/deploy/whole.py
+check "Containerfile, compose.yaml and kustomization.yaml are whole" "$python/python" tests/deploy/whole.py
 
 echo "      not run: docker build, docker compose up, kubectl apply: their images cannot be fetched everywhere"
 [ "$failed" = 0 ]

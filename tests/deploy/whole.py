@@ -1,11 +1,29 @@
-"""Whether compose.yaml is by the Compose specification, and whether the parts of kubernetes/ fit each other."""
+"""Whether compose.yaml is by the Compose specification, and whether the parts of the container and of kubernetes/ fit
+each other."""
 
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import compose_spec
 import yaml
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def container():
+    lines = [line.split() for line in (DEPLOY / "Containerfile").read_text().splitlines() if line]
+    admitted = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [path for line in lines if line[0] == "COPY" and not line[1].startswith("--") for path in line[1:-1]]
+    for path in copied:
+        assert (ROOT / path).exists(), f"Containerfile: there is no {path}"
+        assert any(fnmatch(path, pattern) for pattern in admitted), f".dockerignore keeps {path} away"
+    image = next(line[1] for line in lines if line[0] == "FROM")
+    rust = image.split(":")[1].split("-")[0]
+    needed = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["rust-version"]
+    number = lambda version: [int(part) for part in version.split(".")]
+    assert number(rust) >= number(needed), f"Containerfile: Rust {rust}, Cargo.toml needs {needed}"
 
 
 def compose():
@@ -61,5 +79,6 @@ def kubernetes():
     assert pod["terminationGracePeriodSeconds"] > aside + 5
 
 
+container()
 compose()
 kubernetes()
