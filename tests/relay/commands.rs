@@ -363,3 +363,32 @@ async fn health_says_whether_the_relay_is_ready_and_why_not() {
     assert_eq!((code, told.as_str()), (Some(0), "{\"status\":\"ready\"}\n"));
     assert_eq!(health("nowhere", &[]).0, Some(2));
 }
+
+#[tokio::test]
+async fn a_table_that_comes_under_watch_is_read_all_the_while_and_holds_no_other_up() {
+    let database = Database::create().await;
+    database
+        .execute("create table notes (id uuid primary key)")
+        .await;
+    let other = database.connect().await;
+    other
+        .batch_execute("set lock_timeout = '50ms'")
+        .await
+        .unwrap();
+    let does = async |what: &str| other.batch_execute(what).await.is_ok();
+    let (reads, writes) = (
+        "select from notes",
+        "insert into notes values (gen_random_uuid())",
+    );
+    let writes_elsewhere = "insert into leads (first_name) values ('x')";
+    for (step, may_read) in [("watch", true), ("unwatch", false)] {
+        database
+            .execute(&format!("begin; select crm_relay.{step}('notes')"))
+            .await;
+        assert_eq!(does(reads).await, may_read, "{step}");
+        assert!(!does(writes).await, "{step}");
+        assert!(does(writes_elsewhere).await, "{step}");
+        database.execute("commit").await;
+        assert!(does(writes).await, "{step}");
+    }
+}
