@@ -335,18 +335,23 @@ impl Given {
         }
     }
 
+    /// Where it listens, and whether it speaks TLS there, for who asks how it is.
+    pub fn listening(&self) -> Result<(SocketAddr, bool), BadSettings> {
+        let mut bad = Vec::new();
+        let given = self.with_file(&mut bad);
+        let listen = listen(&given, &mut bad);
+        if bad.is_empty() {
+            return Ok((listen, given.tls_cert.is_some()));
+        }
+        Err(BadSettings(bad))
+    }
+
     /// The settings of a relay that serves, or everything that is wrong with them.
     pub fn serving(&self) -> Result<Config, BadSettings> {
         let mut bad = Vec::new();
         let given = self.with_file(&mut bad);
         let database = database(&given, &mut bad);
-        let listen: SocketAddr = parsed(
-            "listen (RELAY_LISTEN)",
-            &given.listen,
-            "127.0.0.1:7420",
-            "an address and a port, such as 127.0.0.1:7420",
-            &mut bad,
-        );
+        let listen = listen(&given, &mut bad);
         let no_auth = match given.no_auth.as_deref().unwrap_or("false") {
             "1" | "true" | "yes" | "on" => true,
             "" | "0" | "false" | "no" | "off" => false,
@@ -589,6 +594,16 @@ impl Given {
             _ => Err(BadSettings(bad)),
         }
     }
+}
+
+fn listen(given: &Given, bad: &mut Vec<String>) -> SocketAddr {
+    parsed(
+        "listen (RELAY_LISTEN)",
+        &given.listen,
+        "127.0.0.1:7420",
+        "an address and a port, such as 127.0.0.1:7420",
+        bad,
+    )
 }
 
 /// What is written between commas.

@@ -29,8 +29,10 @@
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does), [`doctor`]
 //! (what is wrong, and what mends it), [`config`] (settings), [`canary`] (proof that nothing is lost),
 //! [`traffic`] (the log of events), [`metrics`] (what is counted), [`feed`] (what operators see
-//! pass, in the console that [`server`] shows them), [`audit`] and [`tail`] (the journal for people, which they [`follow`] without a relay and show in a [`terminal`]), [`explain`] (why somebody
-//! did or did not get an event), [`web`] (the files for browsers), [`demo`] (a small CRM to try it with).
+//! pass, in the console that [`server`] shows them), [`health`] (what a container asks of it), [`audit`]
+//! and [`tail`] (the journal for people, which they [`follow`] without a relay and show in a
+//! [`terminal`]), [`explain`] (why somebody did or did not get an event), [`web`] (the files for
+//! browsers), [`demo`] (a small CRM to try it with).
 //!
 //! # Invariants
 //!
@@ -68,10 +70,11 @@ pub mod doctor;
 pub mod doorbell;
 pub mod event;
 pub mod explain;
-pub mod follow;
 pub mod feed;
+pub mod follow;
 pub mod frame;
 pub mod gate;
+pub mod health;
 pub mod history;
 pub mod inquiries;
 pub mod journal;

@@ -12,6 +12,7 @@ use crm_relay::demo;
 use crm_relay::doctor;
 use crm_relay::explain::Explain;
 use crm_relay::follow::Interrupted;
+use crm_relay::health;
 use crm_relay::postgres::ConnectError;
 use crm_relay::schema::{self, SchemaError, Watch};
 use crm_relay::server::{self, Doors, Routes};
@@ -42,6 +43,11 @@ enum Command {
         after_help = "Example: DATABASE_URL=postgresql://relay@db/crm RELAY_JWT_SECRET=… crm-relay serve"
     )]
     Serve(Given),
+    /// Ask the relay that listens on this machine whether it is ready
+    #[command(
+        after_help = "Example: RELAY_LISTEN=0.0.0.0:7420 crm-relay health (0: ready, 1: not)"
+    )]
+    Health(Given),
     /// Install the schema crm_relay and watch the CRM's tables; may be run again at any time
     #[command(
         after_help = "Example: DATABASE_URL=postgresql://postgres@db/crm crm-relay install --dry-run"
@@ -216,6 +222,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
             start_log(&config);
             let listener = bind(&config).await?;
             serve(config, listener, None, stop_signal()?).await
+        }
+        Command::Health(given) => {
+            let (listen, is_tls) = given.listening()?;
+            print(health::ask(listen, is_tls).await?);
+            Ok(())
         }
         Command::Install(Install {
             given,

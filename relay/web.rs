@@ -1,4 +1,5 @@
-//! The files for browsers: the client, its hooks and the status dot, as `GET /client.js` and so on.
+//! The files for browsers: the client, its hooks and the status dot, as `GET /client.js` and so on; and
+//! `GET /asyncapi.yaml`, the schemas of the frames.
 //!
 //! Each has two names. `/client.js` is asked about anew each time and answered with 304 if it is still
 //! the same; `/client-<tag>.js` is kept for a year, since another content has another tag. The
@@ -15,10 +16,15 @@ use warp::{Filter, Reply};
 
 use crate::server::Routes;
 
-const FILES: [(&str, &str); 3] = [
-    ("client", include_str!("web/client.js")),
-    ("react", include_str!("web/react.js")),
-    ("status", include_str!("web/status.js")),
+const SCRIPT: (&str, &str) = ("js", "text/javascript; charset=utf-8");
+/// RFC 9512, section 2.1.
+const YAML: (&str, &str) = ("yaml", "application/yaml");
+
+const FILES: [(&str, (&str, &str), &str); 4] = [
+    ("client", SCRIPT, include_str!("web/client.js")),
+    ("react", SCRIPT, include_str!("web/react.js")),
+    ("status", SCRIPT, include_str!("web/status.js")),
+    ("asyncapi", YAML, include_str!("asyncapi.yaml")),
 ];
 
 /// A year, the longest that caches are asked for (RFC 9111, section 5.2.2.1; RFC 8246).
@@ -28,6 +34,7 @@ const ASKED_ANEW: &str = "no-cache";
 /// A file under one of its names.
 struct File {
     text: &'static str,
+    kind: &'static str,
     tag: String,
     also: String,
     kept: &'static str,
@@ -36,19 +43,20 @@ struct File {
 /// The routes of all files, for GET and HEAD.
 pub fn routes() -> Routes {
     let mut files = HashMap::new();
-    for (name, text) in FILES {
+    for (name, (extension, kind), text) in FILES {
         let digest = Sha1::digest(text);
         let tag: String = digest[..8]
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let versioned = format!("{name}-{tag}.js");
+        let versioned = format!("{name}-{tag}.{extension}");
         for (path, kept) in [
-            (format!("{name}.js"), ASKED_ANEW),
+            (format!("{name}.{extension}"), ASKED_ANEW),
             (versioned.clone(), KEPT),
         ] {
             let file = File {
                 text,
+                kind,
                 tag: format!("\"{tag}\""),
                 also: format!("/{versioned}"),
                 kept,
@@ -81,7 +89,7 @@ impl File {
                 headers.insert(name, value);
             }
         };
-        set(header::CONTENT_TYPE, "text/javascript; charset=utf-8");
+        set(header::CONTENT_TYPE, self.kind);
         set(header::ETAG, &self.tag);
         set(header::CACHE_CONTROL, self.kept);
         set(header::CONTENT_LOCATION, &self.also);

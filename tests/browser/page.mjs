@@ -4,6 +4,8 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
+import { complaint } from "../contract/frames.mjs";
+
 const TARGET = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.meta.url).pathname;
 /** The daemon. */
 export const RELAY = `${TARGET}/debug/crm-relay`;
@@ -60,8 +62,33 @@ export async function start(command, listen, env) {
   return { url, logged, lines, stop: () => end("SIGTERM"), kill: () => end("SIGKILL") };
 }
 
-export function browser() {
-  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+let frames = 0;
+const complaints = [];
+
+/** Every frame that a test hears of the relay must be as relay/asyncapi.yaml says; else the file fails. */
+export function hear(text) {
+  frames++;
+  const wrong = complaint(text);
+  if (wrong) complaints.push(wrong);
+}
+
+// not in a hook, which would keep the others from their work
+process.on("exit", () => {
+  if (frames > 0 && complaints.length === 0) return;
+  console.log(complaints[0] ?? "no frame was heard");
+  process.exitCode = 1;
+});
+
+/** Chromium; what its pages hear is looked at. */
+export async function browser() {
+  const started = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+  const open = started.newPage.bind(started);
+  started.newPage = async (options) => {
+    const page = await open(options);
+    page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => hear(payload)));
+    return page;
+  };
+  return started;
 }
 
 /** The CRM's API as another program would use it. */

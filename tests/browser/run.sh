@@ -3,7 +3,7 @@
 # throwaway Postgres of its own. SCREENS=1 keeps the screenshots.
 set -euo pipefail
 cd "$(dirname "$0")"
-for part in . app; do
+for part in . app ../contract; do
   (cd "$part" && npm ci --silent --no-audit --no-fund)
 done
 node --test unit/*.test.mjs

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::contract;
 use crate::harness::{Cluster, Relay, connect};
 use crate::proxy::{Proxy, Wire};
 
@@ -177,7 +178,7 @@ impl Watcher {
         while self.world.watching.load(Ordering::Relaxed) {
             // a heartbeat comes every second: silence is a dead connection
             let frame = match timeout(Duration::from_secs(4), socket.next()).await {
-                Ok(Some(Ok(Message::Text(text)))) => serde_json::from_str::<Value>(&text).unwrap(),
+                Ok(Some(Ok(Message::Text(text)))) => contract::frame(&text),
                 Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => continue,
                 _ => return,
             };

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use crate::edge::{Authority, Folder};
 use crate::harness::{Database, Relay, crm_relay};
 
 const NOBODY: &str = "postgresql://relay:secret@127.0.0.1:1/crm";
@@ -303,4 +304,96 @@ async fn whoever_owns_the_tables_and_may_create_roles_can_install() {
     database
         .execute(&format!("drop owned by {owner}; drop role {owner}"))
         .await;
+}
+
+/// `crm-relay health` for a relay there, which is asked as its own settings say.
+fn health(address: &str, more: &[(&str, &str)]) -> (Option<i32>, String) {
+    let asked = Command::new(env!("CARGO_BIN_EXE_crm-relay"))
+        .arg("health")
+        .env("RELAY_LISTEN", address)
+        .envs(more.iter().copied())
+        .output()
+        .unwrap();
+    (
+        asked.status.code(),
+        text(&asked.stdout) + &text(&asked.stderr),
+    )
+}
+
+#[tokio::test]
+async fn health_says_whether_the_relay_is_ready_and_why_not() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let address = format!("127.0.0.1:{port}");
+    let (code, told) = health(&address, &[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("does not answer") && told.contains("refused"),
+        "{told}"
+    );
+    let listen = |command: &mut tokio::process::Command| {
+        command.env("RELAY_LISTEN", &address);
+    };
+    let relay = Relay::begin(NOBODY, listen);
+    relay.logged("not reading the journal").await;
+    let (code, told) = health(&address, &[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("503") && told.contains("unready"), "{told}");
+    drop(relay);
+
+    let database = Database::create().await;
+    let relay = Relay::start(&database.url()).await;
+    let everywhere = relay.address().replace("127.0.0.1", "0.0.0.0");
+    for address in [relay.address(), &everywhere] {
+        assert_eq!(
+            health(address, &[]),
+            (Some(0), "{\"status\":\"ready\"}\n".to_owned())
+        );
+    }
+    let folder = Folder::new();
+    let (certificate, key) = Authority::new().sign("live.crm.example");
+    let (certificate, key) = (folder.write("pem", &certificate), folder.write("key", &key));
+    let files = [
+        ("RELAY_TLS_CERT", certificate.as_str()),
+        ("RELAY_TLS_KEY", key.as_str()),
+    ];
+    let relay = Relay::with(&database.url(), |command| {
+        command.envs(files);
+    })
+    .await;
+    let (code, told) = health(relay.address(), &files);
+    assert_eq!((code, told.as_str()), (Some(0), "{\"status\":\"ready\"}\n"));
+    assert_eq!(health("nowhere", &[]).0, Some(2));
+}
+
+#[tokio::test]
+async fn a_table_that_comes_under_watch_is_read_all_the_while_and_holds_no_other_up() {
+    let database = Database::create().await;
+    database
+        .execute("create table notes (id uuid primary key)")
+        .await;
+    let other = database.connect().await;
+    other
+        .batch_execute("set lock_timeout = '50ms'")
+        .await
+        .unwrap();
+    let does = async |what: &str| other.batch_execute(what).await.is_ok();
+    let (reads, writes) = (
+        "select from notes",
+        "insert into notes values (gen_random_uuid())",
+    );
+    let writes_elsewhere = "insert into leads (first_name) values ('x')";
+    for (step, may_read) in [("watch", true), ("unwatch", false)] {
+        database
+            .execute(&format!("begin; select crm_relay.{step}('notes')"))
+            .await;
+        assert_eq!(does(reads).await, may_read, "{step}");
+        assert!(!does(writes).await, "{step}");
+        assert!(does(writes_elsewhere).await, "{step}");
+        database.execute("commit").await;
+        assert!(does(writes).await, "{step}");
+    }
 }

@@ -37,6 +37,25 @@ fn sources() -> Vec<(String, String)> {
     sources
 }
 
+/// All files below a folder but these documents' tests, as one text each.
+fn texts(folder: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut folders = vec![std::path::PathBuf::from(format!("{ROOT}/{folder}"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                None => folders.push(path),
+                Some("rs" | "sql") if !path.ends_with("documents.rs") => {
+                    texts.push(std::fs::read_to_string(path).unwrap())
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    texts
+}
+
 /// Cells of a table's rows, of all tables of a document.
 fn rows(document: &str) -> Vec<Vec<String>> {
     let rows = document.lines().filter(|line| line.starts_with('|'));
@@ -92,6 +111,37 @@ fn every_setting_is_documented_with_its_default_and_nothing_else_is() {
             }
         }
     }
+}
+
+#[test]
+fn the_files_to_deploy_it_with_name_no_setting_that_there_is_not() {
+    let command = Given::augment_args(clap::Command::new("serve"));
+    let known: Vec<_> = command
+        .get_arguments()
+        .map(|one| one.get_env().unwrap())
+        .collect();
+    let mut folders = vec![std::path::PathBuf::from(format!("{ROOT}/deploy"))];
+    let mut named = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            // RELAY_… alone is all of them
+            for word in text.split(|c: char| !(c.is_ascii_uppercase() || c == '_')) {
+                if word.starts_with("RELAY_") && word.len() > "RELAY_".len() {
+                    let is_known =
+                        word == "RELAY_DOORBELL" || known.iter().any(|name| *name == word);
+                    assert!(is_known, "{} names {word}", path.display());
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 50, "{named}");
 }
 
 #[test]
@@ -215,6 +265,49 @@ fn every_metric_is_documented_as_it_explains_itself_and_no_other_is() {
             .iter()
             .any(|(name, ..)| row[0] == format!("`{name}`"));
         assert!(is_defined, "nothing counts {}", row[0]);
+    }
+}
+
+#[test]
+fn every_trouble_is_one_that_the_code_or_a_test_knows() {
+    let known: String = ["relay", "sql", "tests/relay"]
+        .iter()
+        .flat_map(|folder| texts(folder))
+        .collect();
+    // a text may run over lines there
+    let known = known.replace("\\\n", "").replace("\\\"", "\"");
+    let rows = rows(&read("deploy/README.md"));
+    let begin = rows
+        .iter()
+        .position(|row| row[0] == "what you see")
+        .unwrap();
+    let troubles = rows[begin + 2..]
+        .iter()
+        .take_while(|row| row.len() == 4)
+        .collect::<Vec<_>>();
+    assert!(troubles.len() >= 20, "{}", troubles.len());
+    // what an operator types, which says nothing by itself
+    let typed = [
+        "select ",
+        "show ",
+        "psql",
+        "crm-relay",
+        "docker",
+        "cat ",
+        "df",
+        "\\",
+        "/readyz",
+        "install",
+        "serve",
+    ];
+    for row in troubles {
+        let mut signs = quoted(&format!("{} {}", row[0], row[1]));
+        signs.retain(|sign| !typed.iter().any(|typed| sign.starts_with(typed)));
+        for sign in &signs {
+            assert!(known.contains(sign.as_str()), "nobody says {sign}");
+        }
+        let is_the_way_out = row[3].contains("crm-relay uninstall");
+        assert!(!signs.is_empty() || is_the_way_out, "{row:?}");
     }
 }
 

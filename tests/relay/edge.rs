@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::contract;
 use crate::harness::{Client, Cluster, DEADLINE, Database, Relay, connect, crm_relay};
 
 /// The status of a handshake with this header.
@@ -265,17 +266,17 @@ async fn subdomains_are_admitted_where_they_are_meant() {
 }
 
 /// An authority, and what it signed for these names: PEM of the certificate and of its key.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(pub CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         Authority(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
-    fn sign(&self, name: &str) -> (String, String) {
+    pub fn sign(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let signed = params.signed_by(&key, &self.0).unwrap();
@@ -287,17 +288,32 @@ impl Authority {
     }
 }
 
+/// Who trusts this authority alone.
+pub fn connector(
+    authority: rustls::pki_types::CertificateDer<'static>,
+) -> tokio_rustls::TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tokio_rustls::TlsConnector::from(Arc::new(config))
+}
+
 /// A folder, gone at the end.
-struct Folder(std::path::PathBuf);
+pub struct Folder(pub std::path::PathBuf);
 
 impl Folder {
-    fn new() -> Folder {
+    pub fn new() -> Folder {
         let path = std::env::temp_dir().join(format!("crm-relay-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&path).unwrap();
         Folder(path)
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
+    pub fn write(&self, name: &str, text: &str) -> String {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
@@ -321,15 +337,7 @@ async fn behind_tls_it_is_the_same_relay() {
         command.env("RELAY_TLS_KEY", folder.write("key.pem", &key));
     })
     .await;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.0.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let connector = connector(authority.0.der().clone());
     let join = async || {
         let stream = tokio::net::TcpStream::connect(relay.address())
             .await
@@ -354,7 +362,7 @@ async fn behind_tls_it_is_the_same_relay() {
     let mut next = async || loop {
         match timeout(DEADLINE, one.next()).await.unwrap() {
             Some(Ok(Message::Text(text))) => {
-                return serde_json::from_str::<Value>(&text).unwrap();
+                return contract::frame(&text);
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             other => panic!("{other:?}"),

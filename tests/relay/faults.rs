@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_postgres::error::SqlState;
 
-use crate::harness::{Client, Cluster, Database, Pooler, Relay, connect};
+use crate::harness::{Client, Cluster, Database, Pooler, Relay, connect, crm_relay};
 
 const ONE: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -427,6 +427,8 @@ async fn a_full_disk_fails_who_writes_and_not_the_relay() {
         }
     };
     assert_eq!(full.code(), Some(&SqlState::DISK_FULL), "{full:?}");
+    let why = full.as_db_error().unwrap().message();
+    assert!(why.contains("No space left on device"), "{why}");
     assert_eq!(relay.get("/readyz", "").await.0, 200);
     cluster.empty_disk();
     write().await.unwrap();
@@ -456,4 +458,39 @@ async fn a_full_disk_fails_who_writes_and_not_the_relay() {
         .map(|event| event["data"]["number_of_contacts"].as_i64().unwrap())
         .collect();
     assert_eq!(seen, committed);
+}
+
+#[tokio::test]
+async fn two_phase_commit_refuses_the_doorbell_and_goes_without_it() {
+    let cluster = Cluster::start().await;
+    let settings = "alter system set max_prepared_transactions = 5";
+    connect(&cluster.url())
+        .await
+        .batch_execute(settings)
+        .await
+        .unwrap();
+    cluster.crash();
+    cluster.start_again();
+    let crm = connect(&cluster.url()).await;
+    let write = format!("begin; insert into leads (id) values ('{ONE}')");
+    crm.batch_execute(&write).await.unwrap();
+    let refused = crm
+        .batch_execute("prepare transaction 'one'")
+        .await
+        .unwrap_err();
+    let why = refused.as_db_error().unwrap().message().to_owned();
+    assert!(
+        why.contains("has executed LISTEN, UNLISTEN, or NOTIFY"),
+        "{why}"
+    );
+    assert!(
+        crm_relay(&cluster.url(), &["install", "--doorbell", "never"])
+            .status
+            .success()
+    );
+    crm.batch_execute(&write).await.unwrap();
+    crm.batch_execute("prepare transaction 'one'")
+        .await
+        .unwrap();
+    crm.batch_execute("commit prepared 'one'").await.unwrap();
 }

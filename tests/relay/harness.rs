@@ -19,6 +19,8 @@ use tokio_postgres::error::SqlState;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use crate::contract;
+
 /// How long anything may take that should happen at once.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -787,7 +789,11 @@ pub fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
             127 => panic!("a frame that no test expects to be so large"),
             short => (usize::from(*short), rest),
         };
-        frames.push((first & 0xf, rest[..length].to_vec()));
+        let payload = &rest[..length];
+        if first & 0xf == 0x1 {
+            contract::frame(std::str::from_utf8(payload).expect("texts are UTF-8"));
+        }
+        frames.push((first & 0xf, payload.to_vec()));
         bytes = &rest[length..];
     }
     frames
@@ -883,7 +889,7 @@ impl Client {
         loop {
             match timeout(DEADLINE, self.socket.next()).await {
                 Ok(Some(Ok(Message::Text(text)))) => {
-                    return serde_json::from_str(&text).expect("frames are JSON");
+                    return contract::frame(&text);
                 }
                 Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
                 other => {
@@ -1005,7 +1011,7 @@ impl Client {
                 .expect("in time")
             {
                 Some(Ok(Message::Text(text))) => {
-                    return Some(serde_json::from_str(&text).expect("frames are JSON"));
+                    return Some(contract::frame(&text));
                 }
                 Some(Ok(Message::Close(_))) => return None,
                 Some(Ok(_)) => {}
@@ -1024,7 +1030,7 @@ impl Client {
             {
                 Some(Ok(Message::Close(Some(close)))) => return (close.code.into(), frames),
                 Some(Ok(Message::Text(text))) => {
-                    frames.push(serde_json::from_str(&text).expect("frames are JSON"));
+                    frames.push(contract::frame(&text));
                 }
                 Some(Ok(_)) => {}
                 other => panic!("ended without a close code: {other:?}"),
@@ -1040,6 +1046,7 @@ impl Client {
                 .expect("it is closed in time")
             {
                 Some(Ok(Message::Close(Some(close)))) => return close.code.into(),
+                Some(Ok(Message::Text(text))) => drop(contract::frame(&text)),
                 Some(Ok(_)) => {}
                 other => panic!("ended without a close code: {other:?}"),
             }

@@ -12,6 +12,7 @@ use tokio::time::{interval, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::contract;
 use crate::harness::{DEADLINE, Database, Relay};
 use crate::leak::memory;
 
@@ -48,7 +49,7 @@ async fn join(relay: &Relay, leads: &[&str], reads: bool) -> Socket {
 async fn next(socket: &mut Socket) -> Value {
     loop {
         match timeout(DEADLINE, socket.next()).await {
-            Ok(Some(Ok(Message::Text(text)))) => return serde_json::from_str(&text).unwrap(),
+            Ok(Some(Ok(Message::Text(text)))) => return contract::frame(&text),
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
             other => panic!("awaited a frame, got {other:?}"),
         }
