@@ -38,6 +38,9 @@ pub use command::{
 /// Most news that wait for the policy's answer; then the reader waits.
 const MOST_PENDING: usize = 256;
 
+/// With so many questions about what must be told first, nothing more is asked about with it.
+const ASKED_AHEAD: usize = 1000;
+
 /// All rooms and their members.
 pub struct Rooms {
     rooms: HashMap<Arc<str>, HashSet<Member>>,
@@ -56,7 +59,7 @@ pub struct Rooms {
     disconnected: HashMap<String, SystemTime>,
     /// News that wait until the policy has answered.
     pending: Pending,
-    /// Whether what the first of them changes of access is known already.
+    /// Whether what the first of them changes of access, and which rooms it floods, is known already.
     begun: bool,
     traffic: Traffic,
     metrics: Metrics,
@@ -227,16 +230,23 @@ impl Rooms {
                 Command::Publish { events } => {
                     if !self.begun {
                         self.begin_upheaval(&events);
+                        self.count_flood(&events);
                         self.begun = true;
                     }
                     let mut doubts = HashMap::new();
-                    self.doubts(&events, &mut doubts);
+                    self.doubts(&events, true, &mut doubts);
                     if !doubts.is_empty() {
                         self.pending.push_front(Command::Publish { events });
-                        // what waits behind it is asked about with it
+                        // What waits behind it is asked about with it, so far as that keeps nobody
+                        // waiting; of what may be a flood it is known when it begins.
                         for news in self.pending.iter().skip(1) {
-                            if let Command::Publish { events } = news {
-                                self.doubts(events, &mut doubts);
+                            if doubts.len() >= ASKED_AHEAD {
+                                break;
+                            }
+                            if let Command::Publish { events } = news
+                                && events.len() <= self.bounds.flood_changes
+                            {
+                                self.doubts(events, false, &mut doubts);
                             }
                         }
                         self.access.ask(doubts);

@@ -193,9 +193,10 @@ async fn grants(
 
 async fn judge(policy: &Policy, asked: &Inquiry) -> Verdicts {
     let mut backoff = FIRST_BACKOFF;
+    let mut answers = Vec::new();
     loop {
-        match policy.judge(asked).await {
-            Ok(verdicts) => return verdicts,
+        match policy.judge(asked, &mut answers).await {
+            Ok(()) => return asked.answered(&answers),
             Err(error) => wait(&error, &mut backoff).await,
         }
     }

@@ -914,3 +914,46 @@ async fn a_column_that_is_renamed_opens_nothing_and_is_named() {
     let prices: Vec<_> = told.iter().filter_map(price).collect();
     assert_eq!(prices, [5.0], "{told:?}");
 }
+
+#[tokio::test]
+async fn a_bulk_is_asked_about_as_a_whole_and_not_record_by_record() {
+    let database = office().await;
+    // the server counts calls, from the next session on
+    let count = format!(
+        "alter database \"{}\" set track_functions = 'all'",
+        database.name()
+    );
+    run(&database, &count).await;
+    let relay = Relay::guarded(&database.url(), |_| {}).await;
+    let mut bea = client(&relay, "bea").await;
+    bea.subscribe(&[named("leads:{open}")]).await;
+    let import = "insert into leads (id, owner_id, team_id)
+        select md5(i::text)::uuid, '{bea}', '{T}' from generate_series(1, 1500) i";
+    let visits = "insert into appointments (id, title, agent_id, team_id, lead_id)
+        select md5(i::text)::uuid, 'x', '{bea}', '{T}', md5(i::text)::uuid from generate_series(1, 1500) i";
+    for sql in [
+        visits,
+        import,
+        "update leads set is_private = true where id <> '{hidden}'",
+    ] {
+        run(&database, sql).await;
+    }
+    assert_eq!(next(&mut bea).await["data"]["is_private"], true);
+    let calls =
+        "select coalesce(sum(calls), 0)::bigint from pg_stat_user_functions where funcname = $1";
+    let calls_of = async |function: &str| -> i64 {
+        let row = database.client().query_one(calls, &[&function]).await;
+        row.unwrap().get(0)
+    };
+    // told when the session has rested for a moment; once it was asked about the office itself
+    while calls_of("heirs_of").await < 5 {
+        tokio::task::yield_now().await;
+    }
+    let calls = calls_of("heirs_of").await;
+    assert_eq!(calls, 5, "of twice 1500 leads, a thousand at a time");
+    let placed = calls_of("placed").await;
+    assert!(
+        placed < 1600,
+        "rooms of 1500 appointments and of few kinds of leads: {placed}"
+    );
+}
