@@ -73,9 +73,15 @@ struct Membership {
     outbox: Arc<Outbox>,
     rooms: HashSet<Arc<str>>,
     transactions: bool,
-    who: Option<Arc<Credential>>,
+    bearer: Option<Bearer>,
     /// Its connection, as the log names it.
     session: Uuid,
+}
+
+impl Membership {
+    fn who(&self) -> Option<&Arc<Credential>> {
+        self.bearer.as_ref().map(|bearer| &bearer.who)
+    }
 }
 
 /// What is bounded by settings.
@@ -266,6 +272,7 @@ impl Rooms {
                     disconnected,
                 } => {
                     self.disconnected = disconnected.into_iter().collect();
+                    self.throw_out();
                     self.cursor.send_replace(place.text.clone());
                     let is_first = self.recent.now().cursor.epoch.is_empty();
                     self.recent.begin(place);
@@ -291,7 +298,7 @@ impl Rooms {
             outbox: enter.outbox,
             rooms: HashSet::new(),
             transactions: enter.transactions,
-            who: enter.bearer.map(|bearer| bearer.who),
+            bearer: enter.bearer,
             session: enter.session,
         };
         self.members.insert(enter.member, membership);

@@ -801,3 +801,18 @@ fn a_bulk_that_changes_who_may_see_what_has_everybody_fetch_anew_once() {
     let told = told(&world, "resync");
     assert_eq!(told.len(), 1, "{} times", told.len());
 }
+
+#[test]
+fn who_was_thrown_out_while_nobody_read_does_not_stay() {
+    let mut world = World::new(1 << 20);
+    let begin_anew = |disconnected: &str| Command::BeginAnew {
+        place: Place::of(Database::new().cursor()),
+        why: "cursor_too_old",
+        disconnected: vec![(disconnected.to_owned(), SystemTime::now())],
+    };
+    world.rooms.obey(begin_anew("bea"));
+    assert_eq!(world.outbox.closed(), None, "another was meant");
+    world.rooms.obey(begin_anew("ann"));
+    let closed = world.outbox.closed().expect("she is still connected");
+    assert_eq!(closed.code, 4403);
+}

@@ -241,7 +241,7 @@ impl Rooms {
             let rooms = rooms.filter(|room| !is_present || !self.is_flooded(room));
             let members = rooms.filter_map(|room| self.rooms.get(room));
             let memberships = members.flatten().filter_map(|id| self.members.get(id));
-            for who in memberships.filter_map(|membership| membership.who.as_ref()) {
+            for who in memberships.filter_map(|membership| membership.who()) {
                 self.access.doubt(who, changed, doubts);
             }
         }
@@ -277,8 +277,8 @@ impl Rooms {
             return membership.outbox.close(Close::DISCONNECTED);
         }
         membership.outbox.push(accepted.clone());
-        let known = membership.who.replace(bearer.who.clone());
-        if known.is_some_and(|known| known.number == bearer.who.number) {
+        let known = membership.bearer.replace(bearer.clone());
+        if known.is_some_and(|known| known.who.number == bearer.who.number) {
             return;
         }
         let rooms = membership.rooms.iter();
@@ -295,7 +295,7 @@ impl Rooms {
         let mut known = HashSet::new();
         let mut held = Vec::new();
         for membership in self.members.values() {
-            let Some(who) = &membership.who else {
+            let Some(who) = membership.who() else {
                 continue;
             };
             for room in &membership.rooms {
@@ -371,9 +371,21 @@ impl Rooms {
             let rooms = self.rooms.keys().filter(|room| moved(room));
             self.resync(&rooms.cloned().collect::<Vec<_>>(), "access_changed");
         }
-        for membership in self.members.values().filter(|_| !disconnected.is_empty()) {
-            let who = membership.who.as_ref();
-            if who.is_some_and(|who| disconnected.contains(who.user.as_str())) {
+        if !disconnected.is_empty() {
+            // all of theirs, whatever the clock says of their tokens
+            for membership in self.members.values() {
+                let who = membership.who();
+                if who.is_some_and(|who| disconnected.contains(who.user.as_str())) {
+                    membership.outbox.close(Close::DISCONNECTED);
+                }
+            }
+        }
+    }
+
+    /// Closes the connections that are there with tokens of before their user was thrown out.
+    pub(super) fn throw_out(&self) {
+        for membership in self.members.values() {
+            if self.is_refused(membership.bearer.as_ref()) {
                 membership.outbox.close(Close::DISCONNECTED);
             }
         }
@@ -391,7 +403,7 @@ impl Rooms {
             for &member in self.rooms.get(&room).into_iter().flatten() {
                 let membership = self.members.get(&member);
                 let is_they = membership
-                    .and_then(|membership| membership.who.as_ref())
+                    .and_then(|membership| membership.who())
                     .is_some_and(|known| known.number == who.number);
                 if !is_they {
                     continue;

@@ -180,7 +180,7 @@ impl Rooms {
             return Some(in_room);
         }
         let membership = self.members.get(&member)?;
-        let (before, after) = self.access.sees(membership.who.as_ref(), changed);
+        let (before, after) = self.access.sees(membership.who(), changed);
         if **room == *changed.record_room {
             if !after {
                 told.lost.insert((member, room.clone()));

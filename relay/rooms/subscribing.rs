@@ -193,7 +193,7 @@ impl Rooms {
         let Some(membership) = self.members.get(&member) else {
             return Ok(Replay::default());
         };
-        if let Some(who) = &membership.who {
+        if let Some(who) = membership.who() {
             let mut doubts = HashMap::new();
             for event in missed.iter().flatten() {
                 if let Event::Changed(changed) = event
@@ -213,7 +213,7 @@ impl Rooms {
         }
         let eyes = Looking {
             access: &self.access,
-            who: membership.who.as_ref(),
+            who: membership.who(),
         };
         let half = membership.outbox.limit() / 2;
         Ok(Replay::of(
