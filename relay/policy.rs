@@ -57,16 +57,20 @@ pub struct Question {
 
 /// Asks who may see what.
 pub struct Policy {
-    inquiries: Inquiries,
+    /// For what is to be told now, and for who may still be where they are.
+    judging: Inquiries,
+    /// For those who subscribe: however many they are, nobody is told anything later for it.
+    subscribing: Inquiries,
     credentials: Mutex<HashMap<String, Weak<Credential>>>,
     next: AtomicU64,
 }
 
 impl Policy {
-    /// Asks by these sessions.
-    pub fn new(inquiries: Inquiries) -> Policy {
+    /// Asks by these sessions, the latter for those who subscribe.
+    pub fn new(judging: Inquiries, subscribing: Inquiries) -> Policy {
         Policy {
-            inquiries,
+            judging,
+            subscribing,
             credentials: Mutex::default(),
             next: AtomicU64::new(0),
         }
@@ -100,24 +104,9 @@ impl Policy {
         credential
     }
 
-    /// Adds the answers to these questions that are not there yet.
+    /// Adds the answers that are not there yet to the questions of somebody who subscribes.
     pub async fn judge(&self, inquiry: &Inquiry, answers: &mut Vec<bool>) -> Result<(), NotTold> {
-        let mut pieces = Pieces::default();
-        while let Some(questions) = pieces.next(&inquiry.questions, answers.len()) {
-            let asked: Vec<_> = questions
-                .iter()
-                .map(|question| journal::Question {
-                    claims: &question.who.claims,
-                    module: &question.standing.module,
-                    access: &question.standing.access,
-                })
-                .collect();
-            let told = (self.inquiries)
-                .ask(async |journal| journal.judge(&asked).await)
-                .await;
-            pieces.take(told, answers)?;
-        }
-        Ok(())
+        judge(&self.subscribing, inquiry, answers).await
     }
 
     /// Whether somebody may subscribe to these rooms, and the cursor of the moment at which it was so.
@@ -131,7 +120,7 @@ impl Policy {
             .iter()
             .map(|room| (who.claims.as_str(), room.as_str()))
             .collect();
-        self.inquiries
+        self.subscribing
             .ask(async |journal| journal.grants(&wanted, replays).await)
             .await
     }
@@ -140,7 +129,7 @@ impl Policy {
     async fn answer(&self, asked: &Asked, answers: &mut Vec<bool>) -> Result<Command, NotTold> {
         match asked {
             Asked::Judge(inquiry) => {
-                self.judge(inquiry, answers).await?;
+                judge(&self.judging, inquiry, answers).await?;
                 Ok(Command::Judged(inquiry.answered(answers)))
             }
             Asked::Review { rooms, resync } => {
@@ -149,7 +138,7 @@ impl Policy {
                     .map(|(who, room)| (who.claims.as_str(), &**room))
                     .collect();
                 let (answers, _) = self
-                    .inquiries
+                    .judging
                     .ask(async |journal| journal.grants(&wanted, true).await)
                     .await?;
                 let rooms = rooms.iter().cloned().zip(answers);
@@ -188,6 +177,29 @@ impl Policy {
             }
         }
     }
+}
+
+async fn judge(
+    inquiries: &Inquiries,
+    inquiry: &Inquiry,
+    answers: &mut Vec<bool>,
+) -> Result<(), NotTold> {
+    let mut pieces = Pieces::default();
+    while let Some(questions) = pieces.next(&inquiry.questions, answers.len()) {
+        let asked: Vec<_> = questions
+            .iter()
+            .map(|question| journal::Question {
+                claims: &question.who.claims,
+                module: &question.standing.module,
+                access: &question.standing.access,
+            })
+            .collect();
+        let told = inquiries
+            .ask(async |journal| journal.judge(&asked).await)
+            .await;
+        pieces.take(told, answers)?;
+    }
+    Ok(())
 }
 
 /// Knows in which rooms records are.

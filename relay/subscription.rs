@@ -67,6 +67,10 @@ pub async fn subscribe(
     wanted: Wanted,
 ) -> Option<Live> {
     let asker = shared.gate.as_ref().map(|gate| gate.policy()).zip(who);
+    let _turn = match &asker {
+        Some((_, who)) => Some(shared.subscribing.take(&who.user).await),
+        None => None,
+    };
     let mut grant = None;
     let mut journal = None;
     let mut anew = None;

@@ -957,3 +957,74 @@ async fn a_bulk_is_asked_about_as_a_whole_and_not_record_by_record() {
         "rooms of 1500 appointments and of few kinds of leads: {placed}"
     );
 }
+
+#[tokio::test]
+async fn who_asks_for_much_keeps_nobody_else_waiting() {
+    let database = office().await;
+    // a policy that takes as long as the test likes
+    run(
+        &database,
+        "create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language plpgsql stable
+           as 'begin perform pg_advisory_lock_shared(4711); return false; end'",
+    )
+    .await;
+    let slow = database.connect().await;
+    slow.batch_execute("select pg_advisory_lock(4711)")
+        .await
+        .unwrap();
+    let asking = "select count(*)::text from pg_stat_activity
+                   where wait_event = 'advisory' and datname = current_database()";
+    let relay = Relay::guarded(&database.url(), |_| {}).await;
+    let mut ann = client(&relay, "ann").await;
+    ann.subscribe(&[named("listings:{home}")]).await;
+    let mut greedy = Vec::new();
+    for (name, at_most) in [("cem", "2"), ("dan", "4")] {
+        for _ in 0..6 {
+            let mut one = client(&relay, name).await;
+            one.send(json!({"type": "subscribe", "id": 1, "rooms": [named("team:{T}")]}))
+                .await;
+            greedy.push(one);
+        }
+        while database.value(asking).await != at_most {
+            tokio::task::yield_now().await;
+        }
+        if name == "cem" {
+            let mut bea = client(&relay, "bea").await;
+            let answer = bea.subscribe(&[named("listings:{home}")]).await;
+            assert_eq!(answer["rooms"], json!([named("listings:{home}")]));
+        }
+    }
+    // all who are asked about subscriptions are busy: what is to be told is judged by others
+    run(
+        &database,
+        "update listings set list_price = 5, owner_id = '{ann}' where id = '{home}'",
+    )
+    .await;
+    assert_eq!(price(&next(&mut ann).await), Some(5.0));
+    let told = relay.logs();
+    assert!(
+        !told.contains("a subscription waits"),
+        "it took as long as an answer may: {told}"
+    );
+    slow.batch_execute("select pg_advisory_unlock(4711)")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn nobody_is_asked_about_more_rooms_than_a_connection_may_have() {
+    let database = office().await;
+    let relay = Relay::guarded(&database.url(), |command| {
+        command.env("RELAY_MAX_ROOMS", "2");
+    })
+    .await;
+    let mut ann = client(&relay, "ann").await;
+    let rooms =
+        ["{secret}", "{away}", "{home}", "{own}"].map(|id| named(&format!("listings:{id}")));
+    let answer = ann.subscribe(&rooms).await;
+    let codes: Vec<String> = denied(&answer).into_iter().map(|(_, code)| code).collect();
+    let [forbidden, too_many] = ["forbidden", "too_many_rooms"];
+    assert_eq!(codes, [too_many, too_many, forbidden, forbidden]);
+    let answer = ann.subscribe(&rooms[2..]).await;
+    assert_eq!(answer["rooms"], json!([rooms[2]]));
+}
