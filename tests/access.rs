@@ -816,3 +816,37 @@ fn who_was_thrown_out_while_nobody_read_does_not_stay() {
     let closed = world.outbox.closed().expect("she is still connected");
     assert_eq!(closed.code, 4403);
 }
+
+#[test]
+fn who_missed_more_than_all_others_can_wait_for_is_told_from_the_journal() {
+    for (more, is_too_much) in [(0, false), (1, true)] {
+        let mut world = at_home();
+        let since = world.place.cursor.clone();
+        for changes in [5000, 5000 + more] {
+            let changes = bulk(&mut world, 1000..1000 + changes, &["team:9"]);
+            publish(&mut world, changes);
+        }
+        world.place = Place::of(world.database.cursor());
+        let place = world.place.clone();
+        let told = place.clone();
+        world.rooms.obey(Command::Reached { place, told });
+        let (reply, mut replied) = oneshot::channel();
+        world.rooms.obey(Command::Subscribe(Box::new(Subscribe {
+            member: 1,
+            rooms: vec!["leads:1".to_owned()],
+            granted: Some(world.place.cursor.clone()),
+            from: Beginning::Since {
+                since,
+                journal: None,
+            },
+            id: 1.into(),
+            denied: Vec::new(),
+            reply,
+        })));
+        let reply = replied.try_recv().unwrap();
+        match is_too_much {
+            true => assert!(matches!(reply, Reply::WhatWasMissed), "{reply:?}"),
+            false => assert!(matches!(reply, Reply::Live { .. }), "{reply:?}"),
+        }
+    }
+}
