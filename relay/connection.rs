@@ -28,7 +28,7 @@ use crate::protocol::{self, Refusal, Request};
 use crate::rate::Rate;
 use crate::registry::{Registry, is_scope};
 use crate::rooms::{Command, Enter, Member};
-use crate::server::places::{Place, Places};
+use crate::server::places::{Place, Places, Turns};
 use crate::snapshot::Cursor;
 use crate::socket::Socket;
 use crate::subscription::{self, Live, Wanted};
@@ -79,6 +79,8 @@ pub struct Shared {
     pub limits: Limits,
     /// How many connections each user has.
     pub users: Arc<Places<String>>,
+    /// How many subscribes of each user are under way.
+    pub subscribing: Arc<Turns<String>>,
     /// What is counted.
     pub metrics: Metrics,
     /// Cancelled when the relay stops.
@@ -614,12 +616,16 @@ impl Connection {
             if !seen.insert(room.clone()) {
                 continue;
             }
-            if registry.has_room(&room) {
-                wanted.rooms.push(room);
-            } else {
-                let denied = json!({"room": room, "code": "bad_room"});
-                wanted.denied.push(denied);
-            }
+            let code = match registry.has_room(&room) {
+                false => "bad_room",
+                // nobody is asked about more than there can be
+                true if wanted.rooms.len() >= self.shared.limits.rooms => "too_many_rooms",
+                true => {
+                    wanted.rooms.push(room);
+                    continue;
+                }
+            };
+            wanted.denied.push(json!({"room": room, "code": code}));
         }
         let who = self.pass.as_ref().map(|pass| pass.who.clone());
         let live = subscription::subscribe(self.shared.clone(), who, wanted);
@@ -790,6 +796,7 @@ mod tests {
                 subscribes: 20,
             },
             users: Places::new(1),
+            subscribing: Turns::new(1),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
         };

@@ -2,9 +2,11 @@
 //!
 //! What one of them can ask for is bounded.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use crate::change::Change;
 use crate::event::Event;
@@ -105,9 +107,13 @@ impl History {
                 // scope rooms hold too much to look through
                 return Ok(Told::Resync("too_many_changes"));
             }
-            let (found, until) = journal
-                .read_records(snapshot, &records, MOST_OF_A_ROOM as i64 + 1)
+            let most = MOST_OF_A_ROOM as i64 + 1;
+            let found = journal
+                .read_records(snapshot, &records, most, MOST_CHANGES)
                 .await?;
+            let Some((found, until)) = found else {
+                return Ok(Told::Resync("too_many_changes"));
+            };
             changes = found;
             self.placement.place(&mut changes, &registry).await?;
             until
@@ -140,10 +146,16 @@ impl History {
             batch.end().await?.snapshot
         };
         let registry = self.registry.borrow().clone();
-        let missed: Vec<Vec<Event>> = order::by_transaction(changes)
-            .into_iter()
-            .map(|changes| events(changes, &registry, &place))
-            .collect();
+        // that much work would keep others waiting whose tasks share the thread
+        let missed = spawn_blocking(move || {
+            let transactions = order::by_transaction(changes).into_iter();
+            let events = transactions.map(|changes| events(changes, &registry, &place));
+            events.collect::<Vec<Vec<Event>>>()
+        });
+        // it is never aborted: it panics or ends
+        let missed = missed
+            .await
+            .unwrap_or_else(|error| resume_unwind(error.into_panic()));
         Ok(Told::Missed(Missed::Events(missed, until)))
     }
 }

@@ -5,7 +5,7 @@
 //! rooms of a standing and by [`crate::rooms`] who may see it, until one of those changes, and for
 //! [`REMEMBERED`] at most.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use tokio::time::Instant;
 
 use crate::change::{Action, Change};
 use crate::diff::quoted;
-use crate::inquiries::{Inquiries, NotTold};
+use crate::inquiries::{Inquiries, NotTold, Pieces};
 use crate::journal;
 use crate::registry::Registry;
-use crate::rooms::{Asked, Command, Inquiry, Verdicts};
+use crate::rooms::{Asked, Command, Inquiry};
 use crate::snapshot::Cursor;
-use crate::standing::{self, Standing};
+use crate::standing::{self, Heir, Standing};
 use crate::token::Members;
 
 /// After so long everything is asked again.
@@ -57,16 +57,20 @@ pub struct Question {
 
 /// Asks who may see what.
 pub struct Policy {
-    inquiries: Inquiries,
+    /// For what is to be told now, and for who may still be where they are.
+    judging: Inquiries,
+    /// For those who subscribe: however many they are, nobody is told anything later for it.
+    subscribing: Inquiries,
     credentials: Mutex<HashMap<String, Weak<Credential>>>,
     next: AtomicU64,
 }
 
 impl Policy {
-    /// Asks by these sessions.
-    pub fn new(inquiries: Inquiries) -> Policy {
+    /// Asks by these sessions, the latter for those who subscribe.
+    pub fn new(judging: Inquiries, subscribing: Inquiries) -> Policy {
         Policy {
-            inquiries,
+            judging,
+            subscribing,
             credentials: Mutex::default(),
             next: AtomicU64::new(0),
         }
@@ -100,25 +104,9 @@ impl Policy {
         credential
     }
 
-    /// The answers to these questions.
-    pub async fn judge(&self, inquiry: &Inquiry) -> Result<Verdicts, NotTold> {
-        let asked: Vec<_> = inquiry
-            .questions
-            .iter()
-            .map(|question| journal::Question {
-                claims: &question.who.claims,
-                module: &question.standing.module,
-                access: &question.standing.access,
-            })
-            .collect();
-        let answers = self
-            .inquiries
-            .ask(async |journal| journal.judge(&asked).await)
-            .await?;
-        Ok(Verdicts {
-            answers: inquiry.questions.iter().cloned().zip(answers).collect(),
-            era: inquiry.era,
-        })
+    /// Adds the answers that are not there yet to the questions of somebody who subscribes.
+    pub async fn judge(&self, inquiry: &Inquiry, answers: &mut Vec<bool>) -> Result<(), NotTold> {
+        judge(&self.subscribing, inquiry, answers).await
     }
 
     /// Whether somebody may subscribe to these rooms, and the cursor of the moment at which it was so.
@@ -132,28 +120,32 @@ impl Policy {
             .iter()
             .map(|room| (who.claims.as_str(), room.as_str()))
             .collect();
-        self.inquiries
+        self.subscribing
             .ask(async |journal| journal.grants(&wanted, replays).await)
             .await
     }
 
     /// Whether somebody is a `system_admin`, who sees everything.
     pub async fn is_admin(&self, who: &Credential) -> Result<bool, NotTold> {
-        self.inquiries
+        self.subscribing
             .ask(async |journal| journal.is_admin(&who.claims).await)
             .await
     }
 
-    async fn answer(&self, asked: &Asked) -> Result<Command, NotTold> {
+    /// `answers` are those that were given already.
+    async fn answer(&self, asked: &Asked, answers: &mut Vec<bool>) -> Result<Command, NotTold> {
         match asked {
-            Asked::Judge(inquiry) => Ok(Command::Judged(self.judge(inquiry).await?)),
+            Asked::Judge(inquiry) => {
+                judge(&self.judging, inquiry, answers).await?;
+                Ok(Command::Judged(inquiry.answered(answers)))
+            }
             Asked::Review { rooms, resync } => {
                 let wanted: Vec<_> = rooms
                     .iter()
                     .map(|(who, room)| (who.claims.as_str(), &**room))
                     .collect();
                 let (answers, _) = self
-                    .inquiries
+                    .judging
                     .ask(async |journal| journal.grants(&wanted, true).await)
                     .await?;
                 let rooms = rooms.iter().cloned().zip(answers);
@@ -176,8 +168,9 @@ impl Policy {
     ) {
         while let Some(asked) = asked.recv().await {
             let mut backoff = Duration::from_millis(50);
+            let mut answers = Vec::new();
             let answer = loop {
-                match self.answer(&asked).await {
+                match self.answer(&asked, &mut answers).await {
                     Ok(answer) => break answer,
                     Err(error) => {
                         tracing::warn!(%error, "could not ask the policy: what must be judged waits");
@@ -193,6 +186,29 @@ impl Policy {
     }
 }
 
+async fn judge(
+    inquiries: &Inquiries,
+    inquiry: &Inquiry,
+    answers: &mut Vec<bool>,
+) -> Result<(), NotTold> {
+    let mut pieces = Pieces::default();
+    while let Some(questions) = pieces.next(&inquiry.questions, answers.len()) {
+        let asked: Vec<_> = questions
+            .iter()
+            .map(|question| journal::Question {
+                claims: &question.who.claims,
+                module: &question.standing.module,
+                access: &question.standing.access,
+            })
+            .collect();
+        let told = inquiries
+            .ask(async |journal| journal.judge(&asked).await)
+            .await;
+        pieces.take(told, answers)?;
+    }
+    Ok(())
+}
+
 /// Knows in which rooms records are.
 pub struct Placement {
     inquiries: Inquiries,
@@ -203,6 +219,8 @@ pub struct Placement {
 struct Known {
     standings: HashMap<(Arc<str>, String), Arc<Standing>>,
     since: Instant,
+    /// Grows whenever standings are forgotten: what was asked before is not remembered.
+    era: u64,
 }
 
 impl Placement {
@@ -213,6 +231,7 @@ impl Placement {
             known: Mutex::new(Known {
                 standings: HashMap::new(),
                 since: Instant::now(),
+                era: 0,
             }),
             next: AtomicU64::new(0),
         }
@@ -225,107 +244,145 @@ impl Placement {
     /// Finds out how these records stood and stand. What cannot be judged becomes an upheaval of its
     /// module.
     pub async fn place(&self, changes: &mut [Change], registry: &Registry) -> Result<(), NotTold> {
-        {
-            let mut known = self.known();
-            if known.since.elapsed() >= REMEMBERED || known.standings.len() > MOST_STANDINGS {
-                known.standings.clear();
-                known.since = Instant::now();
-            }
-        }
         let accesses: Vec<(Option<String>, Option<String>)> = changes
             .iter_mut()
             .map(|change| accesses(change, registry))
             .collect();
-        let mut wanted: Vec<(Arc<str>, String)> = Vec::new();
-        {
-            let known = self.known();
-            for (change, (before, after)) in changes.iter().zip(&accesses) {
-                for access in before.iter().chain(after) {
-                    let key = (change.module.clone(), access.clone());
-                    if !known.standings.contains_key(&key) && !wanted.contains(&key) {
-                        wanted.push(key);
-                    }
+        let standings = self.standings(changes, &accesses).await?;
+        for (change, (before, after)) in changes.iter_mut().zip(accesses) {
+            let stand = |access: Option<String>| match access {
+                None => Some(None),
+                Some(access) => {
+                    let found = standings.get(&(change.module.clone(), access))?;
+                    Some(Some(found.clone()))
                 }
-            }
-        }
-        let mut found: HashMap<(Arc<str>, String), Option<Arc<Standing>>> = HashMap::new();
-        if !wanted.is_empty() {
-            let asked: Vec<_> = wanted
-                .iter()
-                .map(|(module, access)| (&**module, access.as_str()))
-                .collect();
-            let answers = (self.inquiries)
-                .ask(async |journal| journal.places(&asked).await)
-                .await?;
-            for ((module, access), rooms) in wanted.into_iter().zip(answers) {
-                let standing = rooms.map(|rooms| {
-                    Arc::new(Standing {
-                        number: self.next.fetch_add(1, Ordering::Relaxed),
-                        module: module.clone(),
-                        access: access.as_str().into(),
-                        rooms,
-                    })
-                });
-                found.insert((module, access), standing);
-            }
-        }
-        {
-            let mut known = self.known();
-            for (key, standing) in &found {
-                if let Some(standing) = standing {
-                    known.standings.insert(key.clone(), standing.clone());
-                }
-            }
-            for (change, (before, after)) in changes.iter_mut().zip(accesses) {
-                let module = change.module.clone();
-                let stand = |access: String| {
-                    let key = (module.clone(), access);
-                    let standing = known.standings.get(&key);
-                    standing
-                        .or(found.get(&key).and_then(Option::as_ref))
-                        .cloned()
-                };
-                let (is_before, is_after) = (before.is_some(), after.is_some());
-                change.before = before.and_then(stand);
-                change.after = after.and_then(stand);
-                if (is_before && change.before.is_none()) || (is_after && change.after.is_none()) {
-                    tracing::error!(seq = change.seq, module = %change.module, "crm_relay.rooms_of() raised for this row: its module's rooms fetch anew");
-                    change.action = Action::Truncated;
-                }
+            };
+            if let (Some(before), Some(after)) = (stand(before), stand(after)) {
+                change.before = before;
+                change.after = after;
+            } else {
+                tracing::error!(seq = change.seq, module = %change.module, "crm_relay.rooms_of() raised for this row: its module's rooms fetch anew");
+                change.action = Action::Truncated;
             }
         }
         self.find_heirs(changes, registry).await
     }
 
-    /// Finds the records whose access may have changed with these.
+    /// The standings of these, each asked for once; without those for which the policy raises.
+    async fn standings(
+        &self,
+        changes: &[Change],
+        accesses: &[(Option<String>, Option<String>)],
+    ) -> Result<HashMap<(Arc<str>, String), Arc<Standing>>, NotTold> {
+        let mut standings = HashMap::new();
+        let mut wanted: HashSet<(&str, &str)> = HashSet::new();
+        let era = {
+            let mut known = self.known();
+            if known.since.elapsed() >= REMEMBERED || known.standings.len() > MOST_STANDINGS {
+                known.standings.clear();
+                known.since = Instant::now();
+            }
+            for (change, (before, after)) in changes.iter().zip(accesses) {
+                for access in before.iter().chain(after) {
+                    let key = (change.module.clone(), access.clone());
+                    match known.standings.get(&key) {
+                        Some(standing) => _ = standings.insert(key, standing.clone()),
+                        None => _ = wanted.insert((&change.module, access)),
+                    }
+                }
+            }
+            known.era
+        };
+        let wanted: Vec<(&str, &str)> = wanted.into_iter().collect();
+        let mut places = Vec::new();
+        let asked = self.ask_places(&wanted, &mut places).await;
+        let mut known = self.known();
+        for ((module, access), rooms) in wanted.into_iter().zip(places) {
+            let Some(rooms) = rooms else {
+                continue;
+            };
+            let standing = Arc::new(Standing {
+                number: self.next.fetch_add(1, Ordering::Relaxed),
+                module: module.into(),
+                access: access.into(),
+                rooms,
+            });
+            let key = (Arc::from(module), access.to_owned());
+            if known.era == era {
+                known.standings.insert(key.clone(), standing.clone());
+            }
+            standings.insert(key, standing);
+        }
+        // what was answered before is known when this is asked again
+        asked.map(|()| standings)
+    }
+
+    async fn ask_places(
+        &self,
+        wanted: &[(&str, &str)],
+        places: &mut Vec<Option<Vec<String>>>,
+    ) -> Result<(), NotTold> {
+        let mut pieces = Pieces::default();
+        while let Some(piece) = pieces.next(wanted, places.len()) {
+            let told = (self.inquiries)
+                .ask(async |journal| journal.places(piece).await)
+                .await;
+            pieces.take(told, places)?;
+        }
+        Ok(())
+    }
+
+    /// Finds the records whose access may have changed with these. Also with those that are new: a record
+    /// may have named one that was yet to come, and who may see it then is the policy's to say.
     async fn find_heirs(&self, changes: &mut [Change], registry: &Registry) -> Result<(), NotTold> {
-        let mut concerned: Vec<&mut Change> = changes
-            .iter_mut()
-            .filter(|change| change.part.is_none() && change.before != change.after)
-            .filter(|change| registry.has_heirs(&change.module))
-            .collect();
-        if concerned.is_empty() {
+        let is_concerned = |change: &Change| {
+            change.part.is_none()
+                && change.before != change.after
+                && registry.has_heirs(&change.module)
+        };
+        let mut wanted: HashMap<&Arc<str>, HashSet<&str>> = HashMap::new();
+        for change in changes.iter().filter(|change| is_concerned(change)) {
+            let ids = wanted.entry(&change.module).or_default();
+            ids.insert(&change.record_id);
+        }
+        if wanted.is_empty() {
             return Ok(());
         }
-        let records: Vec<_> = concerned
-            .iter()
-            .map(|change| (&*change.module, change.record_id.as_str()))
-            .collect();
-        let heirs = (self.inquiries)
-            .ask(async |journal| journal.heirs(&records).await)
-            .await?;
-        for (place, heir) in heirs {
-            concerned[place].heirs.push(heir);
+        let mut heirs: HashMap<(Arc<str>, String), Vec<Heir>> = HashMap::new();
+        let modules: HashSet<Arc<str>> = wanted.keys().map(|&module| module.clone()).collect();
+        for (module, ids) in wanted {
+            let ids: Vec<&str> = ids.into_iter().collect();
+            let mut found = Vec::new();
+            let mut pieces = Pieces::default();
+            while let Some(piece) = pieces.next(&ids, found.len()) {
+                let told = (self.inquiries)
+                    .ask(async |journal| journal.heirs(module, piece).await)
+                    .await;
+                pieces.take(told, &mut found)?;
+            }
+            let records = ids.iter().map(|&id| (module.clone(), id.to_owned()));
+            heirs.extend(records.zip(found));
         }
-        drop(concerned);
-        // where they are placed depends on it
-        self.forget();
+        for change in changes.iter_mut().filter(|change| is_concerned(change)) {
+            let record = (change.module.clone(), change.record_id.clone());
+            change.heirs = heirs.get(&record).cloned().unwrap_or_default();
+        }
+        // where the heirs are placed depends on it
+        let mut known = self.known();
+        known.era += 1;
+        known.standings.retain(|(module, _), _| {
+            let known = registry.module(module);
+            let of = known.and_then(|known| known.access_of.as_deref());
+            !of.is_some_and(|of| modules.contains(of))
+        });
         Ok(())
     }
 
     /// Everything is to be asked again: who users are, or what records depend on, has changed.
     pub fn forget(&self) {
-        self.known().standings.clear();
+        let mut known = self.known();
+        known.era += 1;
+        known.standings.clear();
     }
 }
 

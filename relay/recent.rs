@@ -120,21 +120,10 @@ impl Recent {
     pub fn since(&self, cursor: &Cursor, checked: bool) -> Found<'_> {
         let snapshot = &cursor.position.snapshot;
         let mut known = checked || self.now.cursor == *cursor || self.start.cursor == *cursor;
-        let mut covered = false;
-        // back batch by batch, to the one that begins where the cursor has seen everything
-        let mut first = self.entries.len();
-        while !covered && first > 0 {
-            let since = &self.entries[first - 1].since;
-            while first > 0 && self.entries[first - 1].since == *since {
-                first -= 1;
-            }
-            known |= since.cursor == *cursor;
-            covered = since.cursor.position.snapshot.is_within(snapshot);
-        }
-        covered |= self.start.cursor.position.snapshot.is_within(snapshot);
-        if !covered {
+        let Some(first) = self.first_unseen(snapshot, |since| known |= since.cursor == *cursor)
+        else {
             return Found::Older;
-        }
+        };
         if !known {
             return Found::Unknown;
         }
@@ -143,8 +132,26 @@ impl Recent {
 
     /// What is remembered and not seen by a snapshot that was read from the journal meanwhile.
     pub fn after(&self, snapshot: &Snapshot) -> Option<Vec<Vec<&Event>>> {
+        let first = self.first_unseen(snapshot, |_| {})?;
+        Some(self.unseen(first, snapshot))
+    }
+
+    /// Back batch by batch, to the one that begins where this snapshot has seen everything; None where it
+    /// is older than what is remembered. Who was here lately is told without a look at all the rest.
+    fn first_unseen(&self, snapshot: &Snapshot, mut met: impl FnMut(&Place)) -> Option<usize> {
+        let mut first = self.entries.len();
+        while first > 0 {
+            let since = &self.entries[first - 1].since;
+            while first > 0 && self.entries[first - 1].since == *since {
+                first -= 1;
+            }
+            met(since);
+            if since.cursor.position.snapshot.is_within(snapshot) {
+                return Some(first);
+            }
+        }
         let start = &self.start.cursor.position.snapshot;
-        start.is_within(snapshot).then(|| self.unseen(0, snapshot))
+        start.is_within(snapshot).then_some(first)
     }
 
     fn unseen(&self, first: usize, snapshot: &Snapshot) -> Vec<Vec<&Event>> {

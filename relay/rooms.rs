@@ -40,6 +40,9 @@ pub use command::{
 /// Most news that wait for the policy's answer; then the reader waits.
 const MOST_PENDING: usize = 256;
 
+/// With so many questions about what must be told first, nothing more is asked about with it.
+const ASKED_AHEAD: usize = 1000;
+
 /// All rooms and their members.
 pub struct Rooms {
     rooms: HashMap<Arc<str>, HashSet<Member>>,
@@ -58,7 +61,7 @@ pub struct Rooms {
     disconnected: HashMap<String, SystemTime>,
     /// News that wait until the policy has answered.
     pending: Pending,
-    /// Whether what the first of them changes of access is known already.
+    /// Whether what the first of them changes of access, and which rooms it floods, is known already.
     begun: bool,
     traffic: Traffic,
     feed: Feed,
@@ -73,9 +76,15 @@ struct Membership {
     outbox: Arc<Outbox>,
     rooms: HashSet<Arc<str>>,
     transactions: bool,
-    who: Option<Arc<Credential>>,
+    bearer: Option<Bearer>,
     /// Its connection, as the log names it.
     session: Uuid,
+}
+
+impl Membership {
+    fn who(&self) -> Option<&Arc<Credential>> {
+        self.bearer.as_ref().map(|bearer| &bearer.who)
+    }
 }
 
 /// What is bounded by settings.
@@ -237,16 +246,23 @@ impl Rooms {
                 Command::Publish { events } => {
                     if !self.begun {
                         self.begin_upheaval(&events);
+                        self.count_flood(&events);
                         self.begun = true;
                     }
                     let mut doubts = HashMap::new();
-                    self.doubts(&events, &mut doubts);
+                    self.doubts(&events, true, &mut doubts);
                     if !doubts.is_empty() {
                         self.pending.push_front(Command::Publish { events });
-                        // what waits behind it is asked about with it
+                        // What waits behind it is asked about with it, so far as that keeps nobody
+                        // waiting; of what may be a flood it is known when it begins.
                         for news in self.pending.iter().skip(1) {
-                            if let Command::Publish { events } = news {
-                                self.doubts(events, &mut doubts);
+                            if doubts.len() >= ASKED_AHEAD {
+                                break;
+                            }
+                            if let Command::Publish { events } = news
+                                && events.len() <= self.bounds.flood_changes
+                            {
+                                self.doubts(events, false, &mut doubts);
                             }
                         }
                         self.access.ask(doubts);
@@ -266,6 +282,7 @@ impl Rooms {
                     disconnected,
                 } => {
                     self.disconnected = disconnected.into_iter().collect();
+                    self.throw_out();
                     self.cursor.send_replace(place.text.clone());
                     let is_first = self.recent.now().cursor.epoch.is_empty();
                     self.recent.begin(place);
@@ -291,7 +308,7 @@ impl Rooms {
             outbox: enter.outbox,
             rooms: HashSet::new(),
             transactions: enter.transactions,
-            who: enter.bearer.map(|bearer| bearer.who),
+            bearer: enter.bearer,
             session: enter.session,
         };
         self.members.insert(enter.member, membership);
@@ -333,7 +350,7 @@ impl Rooms {
                 queues.map(|(member, known)| ((known.outbox.bytes(), known.rooms.len()), member));
             let present = greatest(queues, most).filter_map(|((queue_bytes, rooms), member)| {
                 let membership = self.members.get(member)?;
-                let who = membership.who.as_ref();
+                let who = membership.who();
                 Some(Present {
                     session: membership.session,
                     user: who.map(|who| who.user.clone()),

@@ -54,7 +54,7 @@ use crate::token::{Keys, Secret};
 use crate::web;
 
 use handshake::{handshake, offered, switching};
-use places::{Places, network};
+use places::{Places, Turns, network};
 use proxy::Trusted;
 
 pub use handshake::is_loopback;
@@ -76,12 +76,18 @@ const REQUESTS: usize = 1024;
 /// The same of one address, so that one that is slow on purpose does not take all.
 const REQUESTS_OF_AN_ADDRESS: usize = REQUESTS / 2;
 
+/// Subscribes of one user that are under way at once; more wait.
+const SUBSCRIBES_OF_A_USER: usize = 2;
+
 /// Commands that may wait for the task that owns the rooms.
 const COMMANDS: usize = 1024;
 
-/// Sessions in Postgres for those who come back, for the policy, to place records, and for operators.
+/// Sessions in Postgres for those who come back, for those who subscribe, for what is to be told and who may
+/// still be where they are, to place records, and
+/// for operators.
 const HISTORY: usize = 4;
-const POLICY: usize = 4;
+const SUBSCRIBING: usize = 4;
+const JUDGING: usize = 2;
 const PLACEMENT: usize = 2;
 const CONSOLE: usize = 1;
 
@@ -134,9 +140,8 @@ pub async fn serve(
     let metrics = Metrics::default();
     let mut rooms = Rooms::new(cursor, look.clone(), bounds).counted_by(metrics.clone());
     let asking = |purpose, sessions| Inquiries::new(config.database.clone(), purpose, sessions);
-    let gate = doors
-        .keys
-        .map(|keys| Gate::new(keys, Arc::new(Policy::new(asking("policy", POLICY)))));
+    let policy = || Policy::new(asking("judging", JUDGING), asking("policy", SUBSCRIBING));
+    let gate = doors.keys.map(|keys| Gate::new(keys, Arc::new(policy())));
     if let Some(gate) = &gate {
         let (now, asked_now) = mpsc::channel(1);
         let (later, asked_later) = mpsc::channel(1);
@@ -193,6 +198,7 @@ pub async fn serve(
         queue_bytes: config.queue_bytes,
         limits: config.limits(),
         users: Places::new(config.max_connections_per_user),
+        subscribing: Turns::new(SUBSCRIBES_OF_A_USER),
         metrics: metrics.clone(),
         stopping: stopping.clone(),
     };

@@ -67,6 +67,10 @@ pub async fn subscribe(
     wanted: Wanted,
 ) -> Option<Live> {
     let asker = shared.gate.as_ref().map(|gate| gate.policy()).zip(who);
+    let _turn = match &asker {
+        Some((_, who)) => Some(shared.subscribing.take(&who.user).await),
+        None => None,
+    };
     let mut grant = None;
     let mut journal = None;
     let mut anew = None;
@@ -193,9 +197,10 @@ async fn grants(
 
 async fn judge(policy: &Policy, asked: &Inquiry) -> Verdicts {
     let mut backoff = FIRST_BACKOFF;
+    let mut answers = Vec::new();
     loop {
-        match policy.judge(asked).await {
-            Ok(verdicts) => return verdicts,
+        match policy.judge(asked, &mut answers).await {
+            Ok(()) => return asked.answered(&answers),
             Err(error) => wait(&error, &mut backoff).await,
         }
     }

@@ -283,6 +283,12 @@ begin
       raise notice 'crm_relay: % has row level security; so that the policy finds its rows: alter role crm_relay_policy bypassrls', target;
     end if;
   end if;
+  if watched.access_link is not null and not exists (
+    select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+     where i.indrelid = target and a.attname = watched.access_link and i.indisvalid) then
+    raise notice 'crm_relay: no index of % begins with %: each change of who may see records of % reads the whole table', target, watched.access_link, watched.access_of
+      using hint = format('create index concurrently on %s (%I)', target, watched.access_link);
+  end if;
   if watched.part_of is null and not watched.narrow then
     execute format('grant usage on schema %I to crm_relay_snapshot', namespace);
     execute format('grant select on %s to crm_relay_snapshot', target);

@@ -48,10 +48,14 @@ comment on function crm_relay.access_now(text, text) is
   'key and access columns of a record as it is now, null if there is none; for policies, which may read nothing themselves';
 alter function crm_relay.access_now(text, text) owner to crm_relay_policy;
 
-create or replace function crm_relay.heirs_of(module text, id text) returns setof json
+-- it was asked for one record at a time
+drop function if exists crm_relay.heirs_of(text, text);
+
+create or replace function crm_relay.heirs_of(module text, ids text[]) returns setof json
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set row_security = on
+set enable_seqscan = on -- without an index on the link one pass over the table finds the heirs of all
 as $$
 declare
   heir crm_relay.module;
@@ -72,16 +76,17 @@ begin
         using hint = 'watch it again';
     end if;
     return query execute format(
-      'select json_build_object(''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image)
-         from %s r cross join lateral (select %s) as i (image)
-        where r.%I operator(pg_catalog.=) $3::%s', heir.relation, columns, heir.access_link, link)
-      using heir.module, heir.key_columns, id;
+      'select json_build_object(''of'', w.of, ''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image)
+         from unnest($3) as w (of)
+         join %s r on r.%I operator(pg_catalog.=) w.of::%s
+        cross join lateral (select %s) as i (image)', heir.relation, heir.access_link, link, columns)
+      using heir.module, heir.key_columns, ids;
   end loop;
 end
 $$;
-comment on function crm_relay.heirs_of(text, text) is
-  'the records whose access depends on this one, such as the appointments of a lead: module, record_id and image of key and access columns';
-alter function crm_relay.heirs_of(text, text) owner to crm_relay_policy;
+comment on function crm_relay.heirs_of(text, text[]) is
+  'the records whose access depends on these, such as the appointments of leads: of which one, module, record_id and image of key and access columns';
+alter function crm_relay.heirs_of(text, text[]) owner to crm_relay_policy;
 
 create or replace function crm_relay.owner_of(image json) returns text
 language sql immutable
@@ -413,7 +418,7 @@ alter function crm_relay.disconnect(text) owner to crm_relay_capture;
 grant select, insert, update on crm_relay.disconnected to crm_relay_capture;
 
 revoke all on function
-  crm_relay.access_now(text, text), crm_relay.heirs_of(text, text), crm_relay.owner_of(json), crm_relay.is_private(json),
+  crm_relay.access_now(text, text), crm_relay.heirs_of(text, text[]), crm_relay.owner_of(json), crm_relay.is_private(json),
   crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
   crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
   crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
@@ -424,7 +429,7 @@ revoke all on function
   from public;
 -- crm-relay explain and tail ask as the relay does
 grant execute on function
-  crm_relay.access_now(text, text), crm_relay.heirs_of(text, text), crm_relay.owner_of(json), crm_relay.is_private(json),
+  crm_relay.access_now(text, text), crm_relay.heirs_of(text, text[]), crm_relay.owner_of(json), crm_relay.is_private(json),
   crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
   crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
   crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),

@@ -685,3 +685,168 @@ fn a_denial_from_before_a_grant_takes_nothing_away() {
     world.settle();
     assert_eq!(world.is_in, ["leads:0"]);
 }
+
+/// A user who is in the rooms of a team and of a record.
+fn at_home() -> World {
+    let mut world = World::new(1 << 20);
+    let wanted = vec![0, 2];
+    for step in [
+        Step::Ask { wanted, kind: 0 },
+        Step::Register,
+        Step::Register,
+    ] {
+        world.go(step);
+    }
+    world.settle();
+    assert_eq!(world.is_in, ["leads:0", "team:0"]);
+    world
+}
+
+/// One transaction's changes of records that each stand as no other does, in the room of a team or in none.
+fn bulk(world: &mut World, records: std::ops::Range<u64>, rooms: &[&str]) -> Vec<Change> {
+    let changes = records.map(|record| {
+        let image = |value: u64| format!(r#"{{"id":{record},"team":0,"value":{value}}}"#);
+        let change = (world.database).write("leads", record.to_string(), (image(0), image(1)));
+        let stands = Arc::new(Standing {
+            number: 1000 + record,
+            module: "leads".into(),
+            access: format!(r#"{{"team":0,"owner":{record}}}"#).into(),
+            rooms: rooms.iter().map(|&room| room.to_owned()).collect(),
+        });
+        change.before = Some(stands.clone());
+        change.after = Some(stands);
+        change.clone()
+    });
+    let changes = changes.collect();
+    world.database.now += 1;
+    changes
+}
+
+fn publish(world: &mut World, changes: Vec<Change>) {
+    let events = events(changes, &registry(), &world.place);
+    world.rooms.obey(Command::Publish { events });
+}
+
+fn questions(world: &mut World) -> Option<usize> {
+    match world.asked[0].try_recv() {
+        Ok(Asked::Judge(inquiry)) => Some(inquiry.questions.len()),
+        _ => None,
+    }
+}
+
+/// The frames of a type that wait for the client.
+fn told(world: &World, kind: &str) -> Vec<Value> {
+    let mut frames = VecDeque::new();
+    world.outbox.take(&mut frames);
+    let frames = frames.iter();
+    let frames =
+        frames.map(|frame| serde_json::from_slice::<Value>(&frame::payload(frame)).unwrap());
+    frames.filter(|frame| frame["type"] == kind).collect()
+}
+
+#[test]
+fn who_is_to_fetch_anew_is_not_asked_about() {
+    let mut world = at_home();
+    let flood = bulk(&mut world, 100..601, &["team:0"]);
+    publish(&mut world, flood);
+    assert_eq!(questions(&mut world), None, "the policy is asked");
+    let told = told(&world, "resync");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["rooms"][0]["reason"], "too_many_changes");
+    // no larger than the bound: each is judged
+    let many = bulk(&mut world, 1000..1500, &["team:0"]);
+    publish(&mut world, many);
+    assert_eq!(questions(&mut world), Some(500));
+}
+
+#[test]
+fn what_must_be_told_first_does_not_wait_for_the_answers_to_a_bulk_behind_it() {
+    let mut world = at_home();
+    let first = bulk(&mut world, 0..1, &["team:0"]);
+    let flood = bulk(&mut world, 100..900, &["team:0"]);
+    // one is out while these come; what is asked next is about them
+    publish(&mut world, first);
+    publish(&mut world, flood);
+    for records in [2000..2400, 3000..3400, 4000..4400, 5000..5400] {
+        let some = bulk(&mut world, records, &["team:0"]);
+        publish(&mut world, some);
+    }
+    let Ok(Asked::Judge(inquiry)) = world.asked[0].try_recv() else {
+        panic!("nobody is asked");
+    };
+    assert_eq!(inquiry.questions.len(), 1);
+    let forgotten = inquiry.answered(&[true]);
+    // an answer that counts for nothing: everything is asked again, with what waits by now
+    let era = u64::MAX;
+    let answers = Verdicts { era, ..forgotten };
+    world.rooms.obey(Command::Judged(answers));
+    assert_eq!(
+        questions(&mut world),
+        Some(1201),
+        "three of four, and nothing of the flood"
+    );
+}
+
+#[test]
+fn a_bulk_that_changes_who_may_see_what_has_everybody_fetch_anew_once() {
+    let mut world = at_home();
+    let mut changes = bulk(&mut world, 100..500, &[]);
+    for change in &mut changes {
+        change.heirs = vec![crm_relay::standing::Heir {
+            room: format!("visits:{}", change.record_id),
+            rooms: vec!["team:0".to_owned(), "team:0/visits".to_owned()],
+        }];
+    }
+    publish(&mut world, changes);
+    let told = told(&world, "resync");
+    assert_eq!(told.len(), 1, "{} times", told.len());
+}
+
+#[test]
+fn who_was_thrown_out_while_nobody_read_does_not_stay() {
+    let mut world = World::new(1 << 20);
+    let begin_anew = |disconnected: &str| Command::BeginAnew {
+        place: Place::of(Database::new().cursor()),
+        why: "cursor_too_old",
+        disconnected: vec![(disconnected.to_owned(), SystemTime::now())],
+    };
+    world.rooms.obey(begin_anew("bea"));
+    assert_eq!(world.outbox.closed(), None, "another was meant");
+    world.rooms.obey(begin_anew("ann"));
+    let closed = world.outbox.closed().expect("she is still connected");
+    assert_eq!(closed.code, 4403);
+}
+
+#[test]
+fn who_missed_more_than_all_others_can_wait_for_is_told_from_the_journal() {
+    for (more, is_too_much) in [(0, false), (1, true)] {
+        let mut world = at_home();
+        let since = world.place.cursor.clone();
+        for changes in [5000, 5000 + more] {
+            let changes = bulk(&mut world, 1000..1000 + changes, &["team:9"]);
+            publish(&mut world, changes);
+        }
+        world.place = Place::of(world.database.cursor());
+        let place = world.place.clone();
+        let told = place.clone();
+        world.rooms.obey(Command::Reached { place, told });
+        let (reply, mut replied) = oneshot::channel();
+        world.rooms.obey(Command::Subscribe(Box::new(Subscribe {
+            member: 1,
+            rooms: vec!["leads:1".to_owned()],
+            granted: Some(world.place.cursor.clone()),
+            from: Beginning::Since {
+                since,
+                journal: None,
+            },
+            id: 1.into(),
+            denied: Vec::new(),
+            reply,
+        })));
+        let reply = replied.try_recv().unwrap();
+        match is_too_much {
+            true => assert!(matches!(reply, Reply::WhatWasMissed), "{reply:?}"),
+            false => assert!(matches!(reply, Reply::Live { .. }), "{reply:?}"),
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! What the policy says: who somebody is, what they may see, in which scope rooms a record is.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use super::{Journal, JournalError};
@@ -23,14 +24,20 @@ const PLACES: &str = "
       from unnest($1::text[], $2::text[]) with ordinality as w (module, access, place)
      order by w.place";
 
-/// Records ($1 modules, $2 ids), and those whose access depends on them. Their rooms are those that
-/// they would have been in if it did not depend: an answer now cannot tell what was before.
+/// Records of a module ($1) by their ids ($2, each once), and those whose access depends on them. Their rooms are
+/// those that they would have been in if it did not depend: an answer now cannot tell what was before.
+/// The policy is asked once for all that stand the same.
 const HEIRS: &str = "
-    select w.place - 1, h.heir ->> 'module', h.heir ->> 'record_id',
-           crm_relay.placed(m.module, crm_relay.only(h.heir -> 'image', array_remove(m.access_columns, m.access_link)))
-      from unnest($1::text[], $2::text[]) with ordinality as w (module, id, place)
-     cross join lateral crm_relay.heirs_of(w.module, w.id) as h (heir)
-      join crm_relay.module m on m.module = h.heir ->> 'module'";
+    with heirs as materialized (
+      select h.heir ->> 'of' as of, m.module, h.heir ->> 'record_id' as record_id,
+             coalesce(crm_relay.only(h.heir -> 'image', array_remove(m.access_columns, m.access_link))::text, '{}') as access
+        from crm_relay.heirs_of($1, $2) as h (heir)
+        join crm_relay.module m on m.module = h.heir ->> 'module'),
+    places as materialized (
+      select e.module, e.access, crm_relay.placed(e.module, e.access::json) as rooms
+        from (select distinct module, access from heirs) e)
+    select h.of, h.module, h.record_id, p.rooms
+      from heirs h join places p on p.module = h.module and p.access = h.access";
 
 /// Whether these ($1 claims, each once; $2 whose) may see these ($3 modules, $4 access columns).
 const JUDGE: &str = "
@@ -65,29 +72,23 @@ impl Journal {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// The records whose access depends on these (module and id), each with the place of the one that
-    /// it depends on.
-    pub async fn heirs(
-        &self,
-        records: &[(&str, &str)],
-    ) -> Result<Vec<(usize, Heir)>, JournalError> {
-        let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
-        let rows = (self.session.client)
-            .query(HEIRS, &[&modules, &ids])
-            .await?;
-        let heirs = rows.iter().map(|row| {
-            let (module, id): (String, String) = (row.get(1), row.get(2));
+    /// For each of these records of a module, each given once, those whose access depends on it.
+    pub async fn heirs(&self, module: &str, ids: &[&str]) -> Result<Vec<Vec<Heir>>, JournalError> {
+        let rows = (self.session.client).query(HEIRS, &[&module, &ids]).await?;
+        let mut heirs: HashMap<&str, Vec<Heir>> = HashMap::new();
+        for row in &rows {
+            let (module, id): (&str, &str) = (row.get(1), row.get(2));
             let rooms: Option<Vec<String>> = row.get(3);
             let rooms = rooms.unwrap_or_default();
-            let heir = Heir {
+            heirs.entry(row.get(0)).or_default().push(Heir {
                 rooms: (rooms.iter())
                     .flat_map(|room| [room.clone(), format!("{room}/{module}")])
                     .collect(),
                 room: format!("{module}:{id}"),
-            };
-            (row.get::<_, i64>(0) as usize, heir)
-        });
-        Ok(heirs.collect())
+            });
+        }
+        let each = ids.iter().map(|id| heirs.remove(id).unwrap_or_default());
+        Ok(each.collect())
     }
 
     /// The answers to these questions, in their order; where the policy raises, no.
@@ -168,7 +169,7 @@ impl Journal {
 /// Each text once, and for each of those given its place among them, from 1.
 fn each_once<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<&'a str>, Vec<i64>) {
     let mut once: Vec<&str> = Vec::new();
-    let mut known = std::collections::HashMap::new();
+    let mut known = HashMap::new();
     let places = texts.map(|text| {
         *known.entry(text).or_insert_with(|| {
             once.push(text);

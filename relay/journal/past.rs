@@ -28,6 +28,18 @@ const COUNT: &str = "
               limit $3::bigint + 1) c
        limit $3::bigint + 1) counted";
 
+/// How many rows that query would find, at most $6 and one more.
+const COUNT_RECORDS: &str = "
+    select count(*) from (
+      select from unnest($1::bigint[], $2::bigint[]) as stretch (first, beyond)
+       cross join unnest($3::text[], $4::text[]) as wanted (module, id)
+       cross join lateral (
+             select from crm_relay.change c
+              where c.module = wanted.module and c.record_id = wanted.id
+                and c.txid >= stretch.first::text::xid8 and c.txid < stretch.beyond::text::xid8
+              limit $5::bigint) c
+       limit $6::bigint + 1) counted";
+
 /// Modules of which more happened than rows can say ($3 are those that matter).
 const UPHEAVALS: &str = "
     select distinct c.module, c.txid::text::bigint, c.changed_at
@@ -111,17 +123,29 @@ impl Journal {
     }
 
     /// What came after a position, of these records alone (module and id), of each at most `most`
-    /// changes; an upheaval of a module counts as one without a record.
+    /// changes; an upheaval of a module counts as one without a record. None where it is more than
+    /// `most_of_all`.
     pub async fn read_records(
         &self,
         since: &Snapshot,
         records: &[(&str, &str)],
         most: i64,
-    ) -> Result<(Vec<Change>, Snapshot), JournalError> {
+        most_of_all: i64,
+    ) -> Result<Option<(Vec<Change>, Snapshot)>, JournalError> {
         let (snapshot, _) = self.begin().await?;
         let (first, beyond) = bounds(&since.until(&snapshot));
         let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
         let client = &self.session.client;
+        let count = client
+            .query_one(
+                COUNT_RECORDS,
+                &[&first, &beyond, &modules, &ids, &most, &most_of_all],
+            )
+            .await?;
+        if count.get::<_, i64>(0) > most_of_all {
+            client.batch_execute("commit").await?;
+            return Ok(None);
+        }
         let rows = client
             .query(READ_RECORDS, &[&first, &beyond, &modules, &ids, &most])
             .await?;
@@ -148,7 +172,7 @@ impl Journal {
             after: None,
             heirs: Vec::new(),
         }));
-        Ok((changes, snapshot.clipped(newest.0)))
+        Ok(Some((changes, snapshot.clipped(newest.0))))
     }
 
     /// The last `most` rows before a position, or a few more, and the position before them.

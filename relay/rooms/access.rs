@@ -15,7 +15,7 @@ use crate::event::{Changed, Event};
 use crate::frame;
 use crate::outbox::Close;
 use crate::policy::{Credential, Question, REMEMBERED};
-use crate::registry::{is_scope, within};
+use crate::registry::is_scope;
 use crate::replay::Eyes;
 
 /// Most answers that are remembered.
@@ -121,10 +121,13 @@ impl Access {
         }
     }
 
-    /// These questions, as they are to be asked now.
+    /// These questions, as they are to be asked now: those of one person together, who is looked up once
+    /// for all that are asked at once.
     pub fn inquiry(&self, doubts: HashMap<(u64, u64), Question>) -> Inquiry {
+        let mut questions: Vec<Question> = doubts.into_values().collect();
+        questions.sort_unstable_by_key(|question| (question.who.number, question.standing.number));
         Inquiry {
-            questions: doubts.into_values().collect(),
+            questions,
             era: self.era,
         }
     }
@@ -219,8 +222,14 @@ impl Rooms {
         self
     }
 
-    /// Adds what must be asked before these events can be told.
-    pub(super) fn doubts(&self, events: &[Event], doubts: &mut HashMap<(u64, u64), Question>) {
+    /// Adds what must be asked before these events can be told: nothing for rooms that the present
+    /// transaction floods, when they are of it.
+    pub(super) fn doubts(
+        &self,
+        events: &[Event],
+        is_present: bool,
+        doubts: &mut HashMap<(u64, u64), Question>,
+    ) {
         if self.access.is_open() {
             return;
         }
@@ -228,9 +237,11 @@ impl Rooms {
             let Event::Changed(changed) = event else {
                 continue;
             };
-            let members = changed.rooms().filter_map(|(room, _)| self.rooms.get(room));
+            let rooms = changed.rooms().map(|(room, _)| room);
+            let rooms = rooms.filter(|room| !is_present || !self.is_flooded(room));
+            let members = rooms.filter_map(|room| self.rooms.get(room));
             let memberships = members.flatten().filter_map(|id| self.members.get(id));
-            for who in memberships.filter_map(|membership| membership.who.as_ref()) {
+            for who in memberships.filter_map(|membership| membership.who()) {
                 self.access.doubt(who, changed, doubts);
             }
         }
@@ -266,8 +277,8 @@ impl Rooms {
             return membership.outbox.close(Close::DISCONNECTED);
         }
         membership.outbox.push(accepted.clone());
-        let known = membership.who.replace(bearer.who.clone());
-        if known.is_some_and(|known| known.number == bearer.who.number) {
+        let known = membership.bearer.replace(bearer.clone());
+        if known.is_some_and(|known| known.who.number == bearer.who.number) {
             return;
         }
         let rooms = membership.rooms.iter();
@@ -284,7 +295,7 @@ impl Rooms {
         let mut known = HashSet::new();
         let mut held = Vec::new();
         for membership in self.members.values() {
-            let Some(who) = &membership.who else {
+            let Some(who) = membership.who() else {
                 continue;
             };
             for room in &membership.rooms {
@@ -314,46 +325,68 @@ impl Rooms {
         if self.access.is_open() {
             return;
         }
+        // of all of it at once: a bulk is thousands of them
+        let mut orphans: HashSet<&str> = HashSet::new();
+        let mut users: HashSet<&str> = HashSet::new();
+        let mut anybody = false;
+        let mut of_heirs: HashSet<&str> = HashSet::new();
+        let mut scopes: HashSet<&str> = HashSet::new();
+        let mut disconnected: HashSet<&str> = HashSet::new();
         for event in events {
             match event {
                 Event::Changed(changed) => {
-                    let heirs = changed.heirs();
-                    if heirs.is_empty() {
-                        continue;
+                    for heir in changed.heirs() {
+                        orphans.insert(&heir.room);
+                        of_heirs.extend(heir.rooms.iter().map(String::as_str));
                     }
-                    let orphans: HashSet<&str> =
-                        heirs.iter().map(|heir| heir.room.as_str()).collect();
-                    let concerned = self.held_by(|_, room| orphans.contains(room));
-                    self.access.review(concerned, true, true);
-                    let scopes: HashSet<&str> = heirs
-                        .iter()
-                        .flat_map(|heir| heir.rooms.iter().map(String::as_str))
-                        .collect();
-                    let scopes = scopes.iter().filter_map(|room| self.known_room(room));
-                    self.resync(&scopes.collect::<Vec<_>>(), "access_changed");
                 }
                 Event::UserChanged { user, rooms, .. } => {
-                    let is_own =
-                        |who: &Credential| user.as_ref().is_none_or(|user| *user == who.user);
-                    let own = self.held_by(|who, _| is_own(who));
-                    self.access.review(own, true, true);
-                    self.access.review_soon();
-                    let scopes = self.rooms.keys().filter(|room| {
-                        is_scope(room) && rooms.iter().any(|moved| within(room, moved))
-                    });
-                    self.resync(&scopes.cloned().collect::<Vec<_>>(), "access_changed");
+                    match user {
+                        Some(user) => _ = users.insert(user),
+                        None => anybody = true,
+                    }
+                    scopes.extend(rooms.iter().map(String::as_str));
                 }
                 Event::Disconnected { user, at, .. } => {
                     self.disconnected.insert(user.clone(), *at);
-                    let theirs = self.members.values().filter(|membership| {
-                        let who = membership.who.as_ref();
-                        who.is_some_and(|who| who.user == *user)
-                    });
-                    for membership in theirs {
-                        membership.outbox.close(Close::DISCONNECTED);
-                    }
+                    disconnected.insert(user);
                 }
                 Event::Truncated { .. } => {}
+            }
+        }
+        let is_theirs = |who: &Credential| anybody || users.contains(who.user.as_str());
+        let concerned = self.held_by(|who, room| orphans.contains(room) || is_theirs(who));
+        if !concerned.is_empty() {
+            self.access.review(concerned, true, true);
+        }
+        if anybody || !users.is_empty() {
+            self.access.review_soon();
+        }
+        let is_within = |room: &str| {
+            let mut ends = room.match_indices('/').map(|(end, _)| &room[..end]);
+            scopes.contains(room) || ends.any(|scope| scopes.contains(scope))
+        };
+        if !of_heirs.is_empty() || !scopes.is_empty() {
+            let moved = |room: &str| is_scope(room) && (of_heirs.contains(room) || is_within(room));
+            let rooms = self.rooms.keys().filter(|room| moved(room));
+            self.resync(&rooms.cloned().collect::<Vec<_>>(), "access_changed");
+        }
+        if !disconnected.is_empty() {
+            // all of theirs, whatever the clock says of their tokens
+            for membership in self.members.values() {
+                let who = membership.who();
+                if who.is_some_and(|who| disconnected.contains(who.user.as_str())) {
+                    membership.outbox.close(Close::DISCONNECTED);
+                }
+            }
+        }
+    }
+
+    /// Closes the connections that are there with tokens of before their user was thrown out.
+    pub(super) fn throw_out(&self) {
+        for membership in self.members.values() {
+            if self.is_refused(membership.bearer.as_ref()) {
+                membership.outbox.close(Close::DISCONNECTED);
             }
         }
     }
@@ -370,7 +403,7 @@ impl Rooms {
             for &member in self.rooms.get(&room).into_iter().flatten() {
                 let membership = self.members.get(&member);
                 let is_they = membership
-                    .and_then(|membership| membership.who.as_ref())
+                    .and_then(|membership| membership.who())
                     .is_some_and(|known| known.number == who.number);
                 if !is_they {
                     continue;

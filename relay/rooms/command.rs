@@ -271,6 +271,17 @@ pub struct Inquiry {
     pub era: u64,
 }
 
+impl Inquiry {
+    /// With an answer to each.
+    pub fn answered(&self, answers: &[bool]) -> Verdicts {
+        let questions = self.questions.iter().cloned();
+        Verdicts {
+            answers: questions.zip(answers.iter().copied()).collect(),
+            era: self.era,
+        }
+    }
+}
+
 /// Answers of the policy.
 #[derive(Debug)]
 pub struct Verdicts {

@@ -28,7 +28,7 @@ struct Told {
 impl Rooms {
     pub(super) fn publish(&mut self, events: Vec<Event>) {
         let mut told = Told {
-            flooded: self.count_flood(&events),
+            flooded: self.flooded(),
             several: events.len() > 1,
             ..Told::default()
         };
@@ -74,33 +74,42 @@ impl Rooms {
         }
     }
 
-    /// The scope rooms that are to fetch anew instead of getting these events one by one.
-    fn count_flood(&mut self, events: &[Event]) -> HashSet<Arc<str>> {
+    /// Counts what scope rooms would get of these events, whoever is in them by the time that they are
+    /// told.
+    pub(super) fn count_flood(&mut self, events: &[Event]) {
         let Some(txid) = events.first().map(Event::txid) else {
-            return HashSet::new();
+            return;
         };
         // a transaction that is no larger can flood nobody, except as the next piece of a larger one
         if self.flood.0 != txid {
             self.flood = (txid, HashMap::new());
         }
         if self.flood.1.is_empty() && events.len() <= self.bounds.flood_changes {
-            return HashSet::new();
+            return;
         }
         for event in events {
             let Event::Changed(changed) = event else {
                 continue;
             };
             for (room, _) in changed.rooms().skip(1) {
-                if self.rooms.contains_key(room) {
-                    *self.flood.1.entry(room.to_owned()).or_default() += 1;
+                match self.flood.1.get_mut(room) {
+                    Some(count) => *count += 1,
+                    None => _ = self.flood.1.insert(room.to_owned(), 1),
                 }
             }
         }
-        let flooded = self.flood.1.iter();
-        flooded
-            .filter(|(_, changes)| **changes > self.bounds.flood_changes)
-            .filter_map(|(room, _)| self.known_room(room))
-            .collect()
+    }
+
+    /// Whether a scope room is to fetch anew instead of getting the present transaction's events one by
+    /// one.
+    pub(super) fn is_flooded(&self, room: &str) -> bool {
+        let changes = self.flood.1.get(room);
+        changes.is_some_and(|changes| *changes > self.bounds.flood_changes)
+    }
+
+    fn flooded(&self) -> HashSet<Arc<str>> {
+        let rooms = self.flood.1.keys().filter(|room| self.is_flooded(room));
+        rooms.filter_map(|room| self.known_room(room)).collect()
     }
 
     /// The name of a room that has members.
@@ -173,7 +182,7 @@ impl Rooms {
             return Some(in_room);
         }
         let membership = self.members.get(&member)?;
-        let (before, after) = self.access.sees(membership.who.as_ref(), changed);
+        let (before, after) = self.access.sees(membership.who(), changed);
         if **room == *changed.record_room {
             if !after {
                 told.lost.insert((member, room.clone()));

@@ -1,7 +1,7 @@
 //! How a subscription becomes live: the client is answered, told what it missed and put into its rooms
 //! in one step, so that nothing comes between.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -13,6 +13,10 @@ use crate::frame;
 use crate::recent::Found;
 use crate::replay::{self, Replay};
 use crate::snapshot::Cursor;
+
+/// Most events that are looked through in memory for one client: all others wait for it. Who missed more
+/// is told from the journal, which finds a record's own.
+const MOST_MISSED: usize = 10_000;
 
 /// Whether a subscription can be live.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,7 +118,11 @@ impl Rooms {
         let Some(since) = self.recent.after(&granted.position.snapshot) else {
             return Admission::Again;
         };
-        let wanted = |room: &str| subscribe.rooms.iter().any(|wanted| wanted == room);
+        if since.is_empty() {
+            return Admission::Now;
+        }
+        let wanted: HashSet<&str> = subscribe.rooms.iter().map(String::as_str).collect();
+        let wanted = |room: &str| wanted.contains(room);
         let is_concerned = |event: &&Event| match event {
             Event::Changed(changed) => {
                 let (before, after) = changed.standings();
@@ -166,18 +174,25 @@ impl Rooms {
             return Ok(None);
         }
         let found = match journal {
-            Some(Missed::Events(older, until)) => {
-                let older = older.iter().map(|events| events.iter().collect());
+            Some(Missed::Events(_, until)) => {
                 let recent = self.recent.after(until);
-                recent.map_or(Found::Older, |recent| {
-                    Found::Missed(older.chain(recent).collect())
-                })
+                recent.map_or(Found::Older, Found::Missed)
             }
             Some(Missed::Nothing) => self.recent.since(since, true),
             None => self.recent.since(since, false),
         };
+        let older = match journal {
+            Some(Missed::Events(older, _)) => &older[..],
+            Some(Missed::Nothing) | None => &[],
+        };
         match found {
-            Found::Missed(missed) => Ok(Some(missed)),
+            Found::Missed(missed) if missed.iter().map(Vec::len).sum::<usize>() > MOST_MISSED => {
+                Err(Reply::WhatWasMissed)
+            }
+            Found::Missed(missed) => {
+                let older = older.iter().map(|events| events.iter().collect());
+                Ok(Some(older.chain(missed).collect()))
+            }
             Found::Unknown => Err(Reply::IsItGood),
             Found::Older => Err(Reply::WhatWasMissed),
         }
@@ -193,13 +208,28 @@ impl Rooms {
         let Some(membership) = self.members.get(&member) else {
             return Ok(Replay::default());
         };
-        if let Some(who) = &membership.who {
+        // most of it is nothing to this client, and is looked at once
+        let wanted: HashSet<&str> = rooms.iter().map(String::as_str).collect();
+        let concerns = |event: &&&Event| match event {
+            Event::Changed(changed) => {
+                !changed.heirs().is_empty()
+                    || changed.rooms().any(|(room, _)| wanted.contains(room))
+            }
+            Event::Truncated { .. } | Event::UserChanged { .. } | Event::Disconnected { .. } => {
+                true
+            }
+        };
+        let missed = missed
+            .iter()
+            .map(|events| events.iter().filter(concerns).copied().collect());
+        let missed: Vec<Vec<&Event>> = missed
+            .filter(|events: &Vec<_>| !events.is_empty())
+            .collect();
+        if let Some(who) = membership.who() {
             let mut doubts = HashMap::new();
             for event in missed.iter().flatten() {
                 if let Event::Changed(changed) = event
-                    && changed
-                        .rooms()
-                        .any(|(room, _)| rooms.iter().any(|wanted| wanted == room))
+                    && changed.rooms().any(|(room, _)| wanted.contains(room))
                 {
                     self.access.doubt(who, changed, &mut doubts);
                 }
@@ -213,11 +243,11 @@ impl Rooms {
         }
         let eyes = Looking {
             access: &self.access,
-            who: membership.who.as_ref(),
+            who: membership.who(),
         };
         let half = membership.outbox.limit() / 2;
         Ok(Replay::of(
-            missed,
+            &missed,
             rooms,
             membership.transactions,
             half,

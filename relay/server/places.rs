@@ -1,9 +1,12 @@
-//! Places: how many of something one address, or one user, may have at once.
+//! Places: how many of something one address, or one user, may have at once; and turns, for which whoever
+//! has enough waits.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many there are, by whose they are.
 #[derive(Debug)]
@@ -46,6 +49,51 @@ impl<K: Hash + Eq + Clone> Places<K> {
     }
 }
 
+/// Whose turn it is, each of them a few times at once: who wants much waits for themselves, and not the
+/// others for them.
+#[derive(Debug)]
+pub struct Turns<K> {
+    at_once: usize,
+    queues: Mutex<HashMap<K, Weak<Semaphore>>>,
+}
+
+/// A turn, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<K: Hash + Eq + Clone> Turns<K> {
+    /// So many at once for each.
+    pub fn new(at_once: usize) -> Arc<Turns<K>> {
+        Arc::new(Turns {
+            at_once,
+            queues: Mutex::default(),
+        })
+    }
+
+    /// Waits for a turn, behind those who came before.
+    pub async fn take(&self, whose: &K) -> Turn {
+        let queue = self.queue(whose);
+        // never closed
+        let permit = queue.acquire_owned().await.ok();
+        Turn { _permit: permit }
+    }
+
+    fn queue(&self, whose: &K) -> Arc<Semaphore> {
+        let mut queues = lock(&self.queues);
+        if let Some(queue) = queues.get(whose).and_then(Weak::upgrade) {
+            return queue;
+        }
+        if queues.len() >= 64 && queues.len().is_power_of_two() {
+            queues.retain(|_, queue| queue.strong_count() > 0);
+        }
+        let queue = Arc::new(Semaphore::new(self.at_once));
+        queues.insert(whose.clone(), Arc::downgrade(&queue));
+        queue
+    }
+}
+
 impl<K: Hash + Eq> Drop for Place<K> {
     fn drop(&mut self) {
         let mut taken = lock(&self.places.taken);
@@ -76,6 +124,20 @@ pub fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_wants_much_waits_for_themselves_and_nobody_else_does() {
+        let turns = Turns::new(2);
+        let first = turns.take(&"ann").await;
+        let second = turns.take(&"ann").await;
+        let mut third = std::pin::pin!(turns.take(&"ann"));
+        assert!(futures::poll!(third.as_mut()).is_pending(), "three at once");
+        let _other = turns.take(&"bea").await;
+        drop(first);
+        let third = third.await;
+        drop((second, third));
+        assert_eq!(turns.queue(&"ann").available_permits(), 2);
+    }
 
     #[test]
     fn each_has_so_many_and_gets_back_what_it_gave_up() {

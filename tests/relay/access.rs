@@ -444,15 +444,19 @@ async fn what_changes_about_a_user_changes_what_they_see_at_once() {
     )
     .await;
     // the team's other members fetch anew, and so does who is still taken for one
-    let mut frames = Vec::new();
-    while frames.len() < 3 {
-        frames.push(next(&mut ann).await);
-    }
-    let changed = |room: &str| json!({"room": named(room), "reason": "access_changed"});
-    assert_eq!(frames[0]["rooms"], json!([changed("team:{T}")]));
-    assert_eq!(frames[1]["type"], "revoked");
-    assert_eq!(frames[1]["rooms"], json!([home, named("team:{T}")]));
-    assert_eq!(frames[2]["rooms"], json!([changed("user:{ann}")]));
+    let changed = |room: &str| json!([{"room": named(room), "reason": "access_changed"}]);
+    assert_eq!(next(&mut ann).await["rooms"], changed("team:{T}"));
+    // what she lost: by the review, or by the listing's change where that is judged first
+    let mut lost = Vec::new();
+    let last = loop {
+        let frame = next(&mut ann).await;
+        if frame["type"] != "revoked" {
+            break frame;
+        }
+        lost.extend(frame["rooms"].as_array().unwrap().clone());
+    };
+    assert_eq!(lost, [json!(home), json!(named("team:{T}"))]);
+    assert_eq!(last["rooms"], changed("user:{ann}"));
     assert_eq!(ann.subscribe(&[&away, &home]).await["rooms"], json!([away]));
     run(
         &database,
@@ -1028,4 +1032,118 @@ async fn a_column_that_is_hidden_from_now_on_is_told_of_no_time() {
     let kept =
         "select count(*) from crm_relay.audit where field = 'list_price' and action = 'updated'";
     assert_eq!(database.value(kept).await, "2");
+}
+
+#[tokio::test]
+async fn a_bulk_is_asked_about_as_a_whole_and_not_record_by_record() {
+    let database = office().await;
+    // the server counts calls, from the next session on
+    let count = format!(
+        "alter database \"{}\" set track_functions = 'all'",
+        database.name()
+    );
+    run(&database, &count).await;
+    let relay = Relay::guarded(&database.url(), |_| {}).await;
+    let mut bea = client(&relay, "bea").await;
+    bea.subscribe(&[named("leads:{open}")]).await;
+    let import = "insert into leads (id, owner_id, team_id)
+        select md5(i::text)::uuid, '{bea}', '{T}' from generate_series(1, 1500) i";
+    let visits = "insert into appointments (id, title, agent_id, team_id, lead_id)
+        select md5(i::text)::uuid, 'x', '{bea}', '{T}', md5(i::text)::uuid from generate_series(1, 1500) i";
+    for sql in [
+        visits,
+        import,
+        "update leads set is_private = true where id <> '{hidden}'",
+    ] {
+        run(&database, sql).await;
+    }
+    assert_eq!(next(&mut bea).await["data"]["is_private"], true);
+    let calls =
+        "select coalesce(sum(calls), 0)::bigint from pg_stat_user_functions where funcname = $1";
+    let calls_of = async |function: &str| -> i64 {
+        let row = database.client().query_one(calls, &[&function]).await;
+        row.unwrap().get(0)
+    };
+    // told when the session has rested for a moment; once it was asked about the office itself
+    while calls_of("heirs_of").await < 5 {
+        tokio::task::yield_now().await;
+    }
+    let calls = calls_of("heirs_of").await;
+    assert_eq!(calls, 5, "of twice 1500 leads, a thousand at a time");
+    let placed = calls_of("placed").await;
+    assert!(
+        placed < 1600,
+        "rooms of 1500 appointments and of few kinds of leads: {placed}"
+    );
+}
+
+#[tokio::test]
+async fn who_asks_for_much_keeps_nobody_else_waiting() {
+    let database = office().await;
+    // a policy that takes as long as the test likes
+    run(
+        &database,
+        "create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language plpgsql stable
+           as 'begin perform pg_advisory_lock_shared(4711); return false; end'",
+    )
+    .await;
+    let slow = database.connect().await;
+    slow.batch_execute("select pg_advisory_lock(4711)")
+        .await
+        .unwrap();
+    let asking = "select count(*)::text from pg_stat_activity
+                   where wait_event = 'advisory' and datname = current_database()";
+    let relay = Relay::guarded(&database.url(), |_| {}).await;
+    let mut ann = client(&relay, "ann").await;
+    ann.subscribe(&[named("listings:{home}")]).await;
+    let mut greedy = Vec::new();
+    for (name, at_most) in [("cem", "2"), ("dan", "4")] {
+        for _ in 0..6 {
+            let mut one = client(&relay, name).await;
+            one.send(json!({"type": "subscribe", "id": 1, "rooms": [named("team:{T}")]}))
+                .await;
+            greedy.push(one);
+        }
+        while database.value(asking).await != at_most {
+            tokio::task::yield_now().await;
+        }
+        if name == "cem" {
+            let mut bea = client(&relay, "bea").await;
+            let answer = bea.subscribe(&[named("listings:{home}")]).await;
+            assert_eq!(answer["rooms"], json!([named("listings:{home}")]));
+        }
+    }
+    // all who are asked about subscriptions are busy: what is to be told is judged by others
+    run(
+        &database,
+        "update listings set list_price = 5, owner_id = '{ann}' where id = '{home}'",
+    )
+    .await;
+    assert_eq!(price(&next(&mut ann).await), Some(5.0));
+    let told = relay.logs();
+    assert!(
+        !told.contains("a subscription waits"),
+        "it took as long as an answer may: {told}"
+    );
+    slow.batch_execute("select pg_advisory_unlock(4711)")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn nobody_is_asked_about_more_rooms_than_a_connection_may_have() {
+    let database = office().await;
+    let relay = Relay::guarded(&database.url(), |command| {
+        command.env("RELAY_MAX_ROOMS", "2");
+    })
+    .await;
+    let mut ann = client(&relay, "ann").await;
+    let rooms =
+        ["{secret}", "{away}", "{home}", "{own}"].map(|id| named(&format!("listings:{id}")));
+    let answer = ann.subscribe(&rooms).await;
+    let codes: Vec<String> = denied(&answer).into_iter().map(|(_, code)| code).collect();
+    let [forbidden, too_many] = ["forbidden", "too_many_rooms"];
+    assert_eq!(codes, [too_many, too_many, forbidden, forbidden]);
+    let answer = ann.subscribe(&rooms[2..]).await;
+    assert_eq!(answer["rooms"], json!([rooms[2]]));
 }

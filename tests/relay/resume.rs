@@ -545,3 +545,37 @@ async fn in_a_storm_a_snapshot_and_its_changes_fit_without_a_gap() {
     stop.send(()).unwrap();
     storm.await.unwrap();
 }
+
+#[tokio::test]
+async fn what_one_client_is_told_from_the_journal_is_bounded_over_all_its_rooms() {
+    let (database, room) = lead().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_RECENT_BYTES", "1");
+        command.env("RELAY_QUEUE_BYTES", "67108864");
+    })
+    .await;
+    let id = |number: usize| format!("00000000-0000-4000-8000-{number:012}");
+    database
+        .execute("insert into listings (id) select ('00000000-0000-4000-8000-' || lpad(i::text, 12, '0'))::uuid from generate_series(1, 11) i")
+        .await;
+    let cursor = absent(&database, &relay, &room).await;
+    // of none as many as one room may have missed
+    database
+        .execute(
+            "do $$ begin for i in 1..950 loop update listings set list_price = i; end loop; end $$",
+        )
+        .await;
+    let mut client = Client::connect(&relay).await;
+    client.everything(database.client()).await;
+    client.everything(database.client()).await;
+    let rooms: Vec<String> = (1..=11)
+        .map(|number| format!("listings:{}", id(number)))
+        .collect();
+    let answer = client.resume(&rooms[..10], &cursor).await;
+    assert_eq!(answer["resync"], json!(null), "9,500 changes: {answer}");
+    let mut client = Client::connect(&relay).await;
+    let answer = client.resume(&rooms, &cursor).await;
+    let reason = |room: &String| json!({"room": room, "reason": "too_many_changes"});
+    let resync: Vec<_> = rooms.iter().map(reason).collect();
+    assert_eq!(answer["resync"], json!(resync), "10,450 changes");
+}

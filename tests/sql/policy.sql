@@ -66,9 +66,12 @@ select is(pg_temp.seen('appointments', pg_temp.visit('l9')), 'adm ann', 'of a le
 select is(crm_relay.rooms_of('appointments', pg_temp.visit('l1')), array['user:' || pg_temp.id('ann')], 'and it is in no room of many');
 select is(crm_relay.rooms_of('appointments', pg_temp.visit('l2')), array['user:' || pg_temp.id('ann'), 'team:' || pg_temp.id('T'), 'broker:' || pg_temp.id('B')], 'where the other is');
 insert into appointments (id, agent_id, team_id, lead_id) values (pg_temp.id('a1'), pg_temp.id('ann'), pg_temp.id('T'), pg_temp.id('l1')), (pg_temp.id('a2'), pg_temp.id('ann'), pg_temp.id('T'), null);
-select results_eq($$ select h ->> 'module', h ->> 'record_id', h -> 'image' ->> 'lead_id' from crm_relay.heirs_of('leads', pg_temp.id('l1')::text) h $$,
-  $$ values ('appointments', pg_temp.id('a1')::text, pg_temp.id('l1')::text) $$, 'the appointments of a lead are found');
-select is_empty($$ select crm_relay.heirs_of('listings', pg_temp.id('l1')::text) $$, 'what nothing depends on has none');
+insert into appointments (id, agent_id, team_id, lead_id) values (pg_temp.id('a3'), pg_temp.id('ann'), pg_temp.id('T'), pg_temp.id('l2'));
+select results_eq($$ select h ->> 'of', h ->> 'module', h ->> 'record_id', h -> 'image' ->> 'lead_id'
+                       from crm_relay.heirs_of('leads', array[pg_temp.id('l1'), pg_temp.id('l2'), pg_temp.id('l9')]::text[]) h order by 3 $$,
+  $$ values (pg_temp.id('l1')::text, 'appointments', pg_temp.id('a1')::text, pg_temp.id('l1')::text),
+            (pg_temp.id('l2')::text, 'appointments', pg_temp.id('a3')::text, pg_temp.id('l2')::text) $$, 'the appointments of leads are found');
+select is_empty($$ select crm_relay.heirs_of('listings', array[pg_temp.id('l1')]::text[]) $$, 'what nothing depends on has none');
 
 -- today's row
 select is(crm_relay.may_see(pg_temp.who('bea'), 'leads', pg_temp.id('l1')::text), true, 'today''s row is judged');

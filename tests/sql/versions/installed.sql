@@ -532,10 +532,11 @@ CREATE FUNCTION crm_relay.fingerprint(function oid) RETURNS text
 $$;
 ALTER FUNCTION crm_relay.fingerprint(function oid) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.fingerprint(function oid) IS 'tells a function that was changed from the one that was installed';
-CREATE FUNCTION crm_relay.heirs_of(module text, id text) RETURNS SETOF json
+CREATE FUNCTION crm_relay.heirs_of(module text, ids text[]) RETURNS SETOF json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET row_security TO 'on'
+    SET enable_seqscan TO 'on'
     AS $_$
 declare
   heir crm_relay.module;
@@ -556,15 +557,16 @@ begin
         using hint = 'watch it again';
     end if;
     return query execute format(
-      'select json_build_object(''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image)
-         from %s r cross join lateral (select %s) as i (image)
-        where r.%I operator(pg_catalog.=) $3::%s', heir.relation, columns, heir.access_link, link)
-      using heir.module, heir.key_columns, id;
+      'select json_build_object(''of'', w.of, ''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image)
+         from unnest($3) as w (of)
+         join %s r on r.%I operator(pg_catalog.=) w.of::%s
+        cross join lateral (select %s) as i (image)', heir.relation, heir.access_link, link, columns)
+      using heir.module, heir.key_columns, ids;
   end loop;
 end
 $_$;
-ALTER FUNCTION crm_relay.heirs_of(module text, id text) OWNER TO crm_relay_policy;
-COMMENT ON FUNCTION crm_relay.heirs_of(module text, id text) IS 'the records whose access depends on this one, such as the appointments of a lead: module, record_id and image of key and access columns';
+ALTER FUNCTION crm_relay.heirs_of(module text, ids text[]) OWNER TO crm_relay_policy;
+COMMENT ON FUNCTION crm_relay.heirs_of(module text, ids text[]) IS 'the records whose access depends on these, such as the appointments of leads: of which one, module, record_id and image of key and access columns';
 CREATE FUNCTION crm_relay.image(record anyelement, hidden text[]) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2060,6 +2062,12 @@ begin
       raise notice 'crm_relay: % has row level security; so that the policy finds its rows: alter role crm_relay_policy bypassrls', target;
     end if;
   end if;
+  if watched.access_link is not null and not exists (
+    select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+     where i.indrelid = target and a.attname = watched.access_link and i.indisvalid) then
+    raise notice 'crm_relay: no index of % begins with %: each change of who may see records of % reads the whole table', target, watched.access_link, watched.access_of
+      using hint = format('create index concurrently on %s (%I)', target, watched.access_link);
+  end if;
   if watched.part_of is null and not watched.narrow then
     execute format('grant usage on schema %I to crm_relay_snapshot', namespace);
     execute format('grant select on %s to crm_relay_snapshot', target);
@@ -2642,8 +2650,8 @@ GRANT ALL ON FUNCTION crm_relay.epoch() TO crm_relay_prune;
 GRANT ALL ON FUNCTION crm_relay.epoch() TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.fingerprint(function oid) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.fingerprint(function oid) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, id text) TO crm_relay_audit;
-GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, id text) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement, hidden text[]) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement, hidden text[]) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_audit;
@@ -2785,7 +2793,7 @@ REVOKE ALL ON FUNCTION crm_relay.disown(known text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.enters(principal jsonb, room text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.epoch() FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.fingerprint(function oid) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.heirs_of(module text, id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.image(record anyelement, hidden text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_private(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
