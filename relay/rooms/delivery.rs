@@ -77,9 +77,7 @@ impl Rooms {
     /// Counts what scope rooms would get of these events, whoever is in them by the time that they are
     /// told.
     pub(super) fn count_flood(&mut self, events: &[Event]) {
-        let Some(txid) = events.first().map(Event::txid) else {
-            return;
-        };
+        let txid = events.first().map_or(0, Event::txid);
         // a transaction that is no larger can flood nobody, except as the next piece of a larger one
         if self.flood.0 != txid {
             self.flood = (txid, HashMap::new());

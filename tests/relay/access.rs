@@ -1,9 +1,10 @@
 //! Who sees what: each way in, tried.
 
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::harness::{Client, Database, Relay, crm_relay, now, token, token_of};
+use crate::harness::{Client, DEADLINE, Database, Relay, crm_relay, now, token, token_of};
 
 /// The id of a person, a team or a record.
 fn id(name: &str) -> String {
@@ -1065,9 +1066,9 @@ async fn a_bulk_is_asked_about_as_a_whole_and_not_record_by_record() {
         row.unwrap().get(0)
     };
     // told when the session has rested for a moment; once it was asked about the office itself
-    while calls_of("heirs_of").await < 5 {
-        tokio::task::yield_now().await;
-    }
+    let told = async { while calls_of("heirs_of").await < 5 {} };
+    let told = timeout(DEADLINE, told).await;
+    assert!(told.is_ok(), "asked {} times", calls_of("heirs_of").await);
     let calls = calls_of("heirs_of").await;
     assert_eq!(calls, 5, "of twice 1500 leads, a thousand at a time");
     let placed = calls_of("placed").await;
@@ -1104,9 +1105,13 @@ async fn who_asks_for_much_keeps_nobody_else_waiting() {
                 .await;
             greedy.push(one);
         }
-        while database.value(asking).await != at_most {
-            tokio::task::yield_now().await;
-        }
+        let ask = async { while database.value(asking).await != at_most {} };
+        let ask = timeout(DEADLINE, ask).await;
+        assert!(
+            ask.is_ok(),
+            "{} and not {at_most}",
+            database.value(asking).await
+        );
         if name == "cem" {
             let mut bea = client(&relay, "bea").await;
             let answer = bea.subscribe(&[named("listings:{home}")]).await;
@@ -1146,4 +1151,19 @@ async fn nobody_is_asked_about_more_rooms_than_a_connection_may_have() {
     assert_eq!(codes, [too_many, too_many, forbidden, forbidden]);
     let answer = ann.subscribe(&rooms[2..]).await;
     assert_eq!(answer["rooms"], json!([rooms[2]]));
+}
+
+#[tokio::test]
+async fn a_link_without_an_index_is_named() {
+    let database = office().await;
+    let says = || {
+        let installed = crm_relay(&database.url(), &["install"]);
+        assert!(installed.status.success());
+        let told = [installed.stdout, installed.stderr].concat();
+        String::from_utf8(told).unwrap()
+    };
+    let notice = "no index of public.appointments begins with lead_id";
+    assert!(says().contains(notice), "{}", says());
+    run(&database, "create index on appointments (lead_id)").await;
+    assert!(!says().contains(notice), "{}", says());
 }
