@@ -37,30 +37,46 @@ end
 $$;
 comment on function crm_relay.without(json, text[]) is 'an image without these columns, its other values as they were written';
 
-create or replace function crm_relay.image(record anyelement, hidden text[]) returns json
+-- Rendering a row runs the table owner's code (casts), and so can planning a query on her table (a
+-- function in the predicate of an index). As whom it runs is settled by the roles; what it leaves behind
+-- is not: a set_config() that is not local outlives the search_path clauses of all functions around it
+-- (a plain SET overrides them), and whoever goes on finds its operators in her schema. And it owns the
+-- function that it runs in. So:
+-- - whoever calls such code does it in a block that ends by raising CR000 and keeps what it gave in
+--   variables: all else that it did, to settings, tables or functions, is undone with the block. What no
+--   rollback undoes (prepared statements, a session's locks) has no part in what our functions do;
+-- - where the block goes on after it, search_path is looked at first, by names and operators that need
+--   none. It may hide another one under a local one: that is undone before it could show;
+-- - image()'s role may not use this schema, so that nobody gets at the function between two rows.
+-- https://www.postgresql.org/docs/current/sql-createfunction.html (SET, in the notes)
+drop function if exists crm_relay.image(anyelement, text[]);
+create or replace function crm_relay.image(record anyelement) returns json
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  rendered pg_catalog.json;
 begin
   -- a dump that was restored without its owners must not lend anybody's rights to the rows' casts
-  if current_user <> 'crm_relay_image' then
+  if current_user operator(pg_catalog.<>) 'crm_relay_image' then
     raise exception 'crm_relay: image() belongs to %, it must belong to crm_relay_image', current_user
       using hint = 'run crm-relay install again';
   end if;
-  if cardinality(hidden) > 0 then
-    return crm_relay.without(row_to_json(record), hidden);
+  rendered := pg_catalog.row_to_json(record);
+  if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+    raise exception 'crm_relay: a cast of the row''s types changes search_path';
   end if;
-  return row_to_json(record);
+  return rendered;
 end
 $$;
-comment on function crm_relay.image(anyelement, text[]) is
-  'a row as json without its hidden columns; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
-alter function crm_relay.image(anyelement, text[]) owner to crm_relay_image;
-revoke all on function crm_relay.image(anyelement, text[]) from public;
+comment on function crm_relay.image(anyelement) is
+  'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
+alter function crm_relay.image(anyelement) owner to crm_relay_image;
+revoke all on function crm_relay.image(anyelement) from public;
 revoke all on function crm_relay.readable(json), crm_relay.without(json, text[]) from public;
-grant execute on function crm_relay.image(anyelement, text[]) to crm_relay_capture;
-grant execute on function crm_relay.readable(json) to crm_relay_image, crm_relay_capture, crm_relay_serve, crm_relay_audit;
-grant execute on function crm_relay.without(json, text[]) to crm_relay_image, crm_relay_capture;
+grant execute on function crm_relay.image(anyelement) to crm_relay_capture;
+grant execute on function crm_relay.readable(json) to crm_relay_capture, crm_relay_snapshot, crm_relay_serve, crm_relay_audit;
+grant execute on function crm_relay.without(json, text[]) to crm_relay_capture, crm_relay_snapshot;
 
 create or replace function crm_relay.record_id(image json, key_columns text[]) returns text
 language plpgsql immutable
@@ -288,6 +304,8 @@ declare
   actor_id text;
   unchanged text[];
   is_told boolean;
+  is_same boolean := false;
+  is_done boolean := false;
   record_ids text[];
   record_images json[];
   role_name text := coalesce(nullif(current_setting('role'), 'none'), session_user);
@@ -301,13 +319,16 @@ begin
   end if;
   select * into settings from crm_relay.setting;
 
-  -- Nothing in a row may make the CRM's write fail. The block takes no transaction id of its own,
-  -- because it only reads.
+  -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
+  -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   begin
     -- a transaction that looked before the table was watched sees no registry: then nothing is known
     is_told := watched.module is not null;
     if is_told and tg_op <> 'INSERT' then
-      old_row := crm_relay.image(old, watched.hidden_columns);
+      old_row := crm_relay.image(old);
+      if cardinality(watched.hidden_columns) > 0 then
+        old_row := crm_relay.without(old_row, watched.hidden_columns);
+      end if;
       if watched.narrow then
         old_row := crm_relay.only(crm_relay.readable(old_row), watched.key_columns || watched.access_columns);
       end if;
@@ -316,7 +337,10 @@ begin
       is_told := old_id is not null;
     end if;
     if is_told and tg_op <> 'DELETE' then
-      new_row := crm_relay.image(new, watched.hidden_columns);
+      new_row := crm_relay.image(new);
+      if cardinality(watched.hidden_columns) > 0 then
+        new_row := crm_relay.without(new_row, watched.hidden_columns);
+      end if;
       if watched.narrow then
         new_row := crm_relay.only(crm_relay.readable(new_row), watched.key_columns || watched.access_columns);
       end if;
@@ -325,7 +349,8 @@ begin
       is_told := new_id is not null;
     end if;
     if is_told and tg_op = 'UPDATE' and old_row::text = new_row::text then
-      return null; -- nothing that anybody may see has changed
+      is_same := true;
+      raise sqlstate 'CR000';
     end if;
     -- both have to fit into one journal row
     is_told := is_told and coalesce(octet_length(old_row::text), 0) + coalesce(octet_length(new_row::text), 0) < 500000000;
@@ -354,11 +379,16 @@ begin
       select r.record_ids, r.record_images into record_ids, record_images
         from crm_relay.records_of(watched, array_remove(array[old_id, new_id], null)) r;
     end if;
+    is_done := true;
+    raise sqlstate 'CR000';
   exception when others or assert_failure then
-    -- such as a cast of the owner's that raises, or a record's table that was changed so that its
-    -- part's look-up fails
-    is_told := false;
+    -- if not done: such as a cast of the owner's that raises, or a record's table that was changed so
+    -- that its part's look-up fails
+    is_told := is_told and is_done;
   end;
+  if is_same then
+    return null; -- nothing that anybody may see has changed
+  end if;
   if not is_told then
     -- say that something changed
     insert into crm_relay.change (slot, module, action, db_user, db_role, application)

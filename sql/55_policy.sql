@@ -38,10 +38,13 @@ begin
   end if;
   begin
     execute watched.lookup into image using id;
-  exception when data_exception then
-    return null; -- an id that does not cast is no record's
+    raise sqlstate 'CR000';
+  exception
+    when sqlstate 'CR000' then
+      return image; -- and what the owner's code did is undone, see image()
+    when data_exception then
+      return null; -- an id that does not cast is no record's
   end;
-  return image;
 end
 $$;
 comment on function crm_relay.access_now(text, text) is
@@ -57,6 +60,7 @@ declare
   heir crm_relay.module;
   columns text;
   link text;
+  found json[];
 begin
   if current_user <> 'crm_relay_policy' then
     raise exception 'crm_relay: heirs_of() belongs to %, it must belong to crm_relay_policy', current_user
@@ -71,11 +75,17 @@ begin
       raise exception 'crm_relay: the access columns of % are not what they were when it was watched', heir.relation
         using hint = 'watch it again';
     end if;
-    return query execute format(
-      'select json_build_object(''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image)
-         from %s r cross join lateral (select %s) as i (image)
-        where r.%I operator(pg_catalog.=) $3::%s', heir.relation, columns, heir.access_link, link)
-      using heir.module, heir.key_columns, id;
+    begin
+      execute format(
+        'select array_agg(json_build_object(''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image))
+           from %s r cross join lateral (select %s) as i (image)
+          where r.%I operator(pg_catalog.=) $3::%s', heir.relation, columns, heir.access_link, link)
+         into found using heir.module, heir.key_columns, id;
+      raise sqlstate 'CR000';
+    exception when sqlstate 'CR000' then
+      null; -- what the owner's code did is undone, see image()
+    end;
+    return query select unnest(found);
   end loop;
 end
 $$;
@@ -276,18 +286,25 @@ $$;
 comment on function crm_relay.may_see(jsonb, text, text) is
   'whether somebody may see a record as it is now; false also if there is none';
 
--- How the relay asks. A policy that raises must not stop everybody else, and opens nothing: null.
+-- How the relay asks. A policy that raises must not stop everybody else, and opens nothing: null. What a
+-- policy, or code that it came by, did besides answering is undone, see crm_relay.image().
 
 create or replace function crm_relay.known(claims text) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  answer jsonb;
 begin
   -- not every text that is JSON is jsonb, such as one with \u0000
-  return crm_relay.principal(claims::jsonb);
-exception when others then
-  raise warning 'crm_relay.principal(): %', sqlerrm;
-  return null;
+  answer := crm_relay.principal(claims::jsonb);
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return answer;
+  when others then
+    raise warning 'crm_relay.principal(): %', sqlerrm;
+    return null;
 end
 $$;
 comment on function crm_relay.known(text) is 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
@@ -296,11 +313,17 @@ create or replace function crm_relay.sees(principal jsonb, module text, image js
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  answer boolean;
 begin
-  return coalesce(crm_relay.may_see_row(principal, module, crm_relay.readable(image)), false);
-exception when others then
-  raise warning 'crm_relay.may_see_row(): %', sqlerrm;
-  return null;
+  answer := crm_relay.may_see_row(principal, module, crm_relay.readable(image));
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, false);
+  when others then
+    raise warning 'crm_relay.may_see_row(): %', sqlerrm;
+    return null;
 end
 $$;
 comment on function crm_relay.sees(jsonb, text, json) is 'may_see_row() as the relay asks it: null where it raises';
@@ -309,11 +332,17 @@ create or replace function crm_relay.enters(principal jsonb, room text) returns 
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  answer boolean;
 begin
-  return coalesce(crm_relay.may_enter(principal, room), false);
-exception when others then
-  raise warning 'crm_relay.may_enter(): %', sqlerrm;
-  return null;
+  answer := crm_relay.may_enter(principal, room);
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, false);
+  when others then
+    raise warning 'crm_relay.may_enter(): %', sqlerrm;
+    return null;
 end
 $$;
 comment on function crm_relay.enters(jsonb, text) is 'may_enter() as the relay asks it: null where it raises';
@@ -373,10 +402,16 @@ create or replace function crm_relay.placed(module text, image json) returns tex
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  answer text[];
 begin
-  return coalesce(crm_relay.rooms_of(module, crm_relay.readable(image)), '{}');
-exception when others then
-  return null;
+  answer := crm_relay.rooms_of(module, crm_relay.readable(image));
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, '{}');
+  when others then
+    return null;
 end
 $$;
 comment on function crm_relay.placed(text, json) is

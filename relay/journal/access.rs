@@ -113,12 +113,13 @@ impl Journal {
         let rooms: Vec<&str> = wanted.iter().map(|(_, room)| *room).collect();
         let client = &self.session.client;
         let (snapshot, _) = self.begin().await?;
+        let (highest, witness) = self.newest().await?;
+        let epoch = self.epoch().await?;
+        // last: it runs code of others
         let rows = client
             .query(GRANTS, &[&people, &whose, &rooms, &replays])
             .await?;
-        let (highest, witness) = self.newest().await?;
-        let epoch = self.epoch().await?;
-        client.batch_execute("commit").await?;
+        self.end_after_others().await?;
         let answers = rows.iter().map(|row| row.get::<_, Option<bool>>(0));
         let position = Position {
             snapshot: snapshot.clipped(highest),
