@@ -102,36 +102,49 @@ $$;
 comment on function crm_relay.record_id(json, text[]) is
   'a record''s id from its image: the key''s text; of several columns a JSON array of their texts; null if it has none that can be used';
 
-create or replace function crm_relay.base_type(type oid) returns text
+drop function if exists crm_relay.base_type(oid);
+create or replace function crm_relay.base_of(type oid) returns pg_catalog.pg_type
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+  -- an enum goes by its label
   with recursive bases (type, base) as (
-    select t.oid, t.typbasetype from pg_type t where t.oid = base_type.type
+    select t.oid, t.typbasetype from pg_type t where t.oid = base_of.type
     union all
     select t.oid, t.typbasetype from bases b join pg_type t on t.oid = b.base
   )
-  select format_type(b.type, -1) from bases b where b.base = 0
+  select t.* from bases b join pg_type t on t.oid = b.type where b.base = 0 and (t.typtype = 'e' or t.oid < 16384)
 $$;
-comment on function crm_relay.base_type(oid) is
-  'a type by its name, a domain by that of what it is made of: its checks are somebody''s code';
+comment on function crm_relay.base_of(oid) is
+  'the type that values can be read and compared as without running the code of whoever made theirs (casts, checks): of a domain what it is made of; null where there is none such';
+
+create or replace function crm_relay.equals(column_name text, type oid, given text, is_any boolean default false) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when is_any then format('%s operator(pg_catalog.=) any (%s%s)', b.value, given, '::' || b.type || '[]')
+              else format('%s operator(pg_catalog.=) %s%s', b.value, given, '::' || b.type) end
+    from (select format_type(t.oid, -1), t.typtype from crm_relay.base_of(equals.type) t where t.oid is not null) as t (type, kind)
+   -- a cast of text to an enum could be its owner's
+   cross join lateral (select case when t.kind = 'e' then format('enum_out(r.%I::%s)::text', column_name, t.type) else format('r.%I', column_name) end,
+                              case when t.kind = 'e' then 'text' else t.type end) as b (value, type)
+$$;
+comment on function crm_relay.equals(text, oid, text, boolean) is
+  'the condition that a column of the row r is what was given as text, or one of those; null where that would run somebody''s code';
 
 create or replace function crm_relay.readable_columns(relation regclass, columns text[]) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- rendering a type of the owner's own could run the owner's code: an enum goes by its label, a domain
-  -- by what it is made of, anything else not at all
   select 'json_build_object(' || string_agg(
            format('%L, ', a.attname) || case
-             when t.typtype = 'e' then format('enum_out(r.%I)::text', a.attname)
-             when t.typtype = 'd' then format('r.%I::%s', a.attname, crm_relay.base_type(t.oid))
-             when t.oid < 16384 then format('r.%I', a.attname)
+             when t.typtype = 'e' then format('enum_out(r.%I::%s)::text', a.attname, format_type(t.oid, -1))
+             else format('r.%I::%s', a.attname, format_type(t.oid, -1))
            end, ', ') || ')'
     from unnest(columns) k (name)
     left join pg_attribute a on a.attrelid = relation and a.attname = k.name and not a.attisdropped
-    left join pg_type t on t.oid = a.atttypid
-   having bool_and(coalesce(t.typtype in ('e', 'd') or t.oid < 16384, false))
+    left join lateral crm_relay.base_of(a.atttypid) t on true
+   having bool_and(t.oid is not null)
 $$;
 comment on function crm_relay.readable_columns(regclass, text[]) is
   'the expression that renders these columns of a row r without running anybody''s code; null where that cannot be';
@@ -150,13 +163,15 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(
-           format('r.%I operator(pg_catalog.=) %s::%s', k.name,
-                  case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end,
-                  crm_relay.base_type(a.atttypid)), ' and ')
+           crm_relay.equals(k.name, a.atttypid,
+                            case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end),
+           ' and ')
     from unnest(watched.key_columns) with ordinality as k (name, place)
-    join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name
+    left join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name and not a.attisdropped
+  having bool_and(crm_relay.equals(k.name, a.atttypid, '') is not null)
 $$;
-comment on function crm_relay.key_condition(crm_relay.module) is 'the condition that finds the row r of a record by its id, $1';
+comment on function crm_relay.key_condition(crm_relay.module) is
+  'the condition that finds the row r of a record by its id, $1; null where that would run somebody''s code';
 
 create or replace function crm_relay.only(image json, columns text[]) returns json
 language plpgsql immutable
@@ -192,7 +207,7 @@ begin
     raise exception 'crm_relay: module % has no table any more', parent.module;
   end if;
   columns := crm_relay.readable_columns(parent.relation, parent.key_columns || parent.access_columns);
-  select format('r.%I operator(pg_catalog.=) any ($1::%s[])', a.attname, crm_relay.base_type(a.atttypid)) into link
+  select crm_relay.equals(a.attname, a.atttypid, '$1', true) into link
     from pg_attribute a
    where a.attrelid = parent.relation and a.attname = part.part_link and not a.attisdropped;
   if columns is null or link is null then
@@ -206,11 +221,11 @@ $$;
 comment on function crm_relay.records_of(crm_relay.module, text[]) is
   'the records that rows of a part belong to; runs as a role that may do only this, because looking can run the table owner''s code, too (policies, views)';
 alter function crm_relay.records_of(crm_relay.module, text[]) owner to crm_relay_part;
-revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_type(oid),
+revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_of(oid), crm_relay.equals(text, oid, text, boolean),
   crm_relay.readable_columns(regclass, text[]), crm_relay.column_types(regclass, text[]), crm_relay.key_condition(crm_relay.module),
   crm_relay.only(json, text[]) from public;
 grant execute on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.only(json, text[]) to crm_relay_capture;
-grant execute on function crm_relay.base_type(oid) to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
+grant execute on function crm_relay.base_of(oid), crm_relay.equals(text, oid, text, boolean) to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
 grant execute on function crm_relay.readable_columns(regclass, text[]) to crm_relay_part, crm_relay_policy;
 grant execute on function crm_relay.key_condition(crm_relay.module) to crm_relay_snapshot, crm_relay_policy;
 

@@ -29,6 +29,9 @@ begin
     raise exception 'crm_relay: module % cannot be read', watched.module
       using hint = 'it has no table any more, or row level security: alter role crm_relay_snapshot bypassrls';
   end if;
+  if crm_relay.key_condition(watched) is null then
+    raise exception 'crm_relay: the key of module % has a type of somebody''s own, or a column that is not there any more', watched.module;
+  end if;
   begin
     execute format('select crm_relay.image(r) from %s r where %s', watched.relation, crm_relay.key_condition(watched))
        into image using id;

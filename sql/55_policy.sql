@@ -68,7 +68,7 @@ begin
   end if;
   for heir in select m.* from crm_relay.module m where m.access_of = heirs_of.module loop
     columns := crm_relay.readable_columns(heir.relation, heir.key_columns || heir.access_columns);
-    select crm_relay.base_type(a.atttypid) into link
+    select crm_relay.equals(a.attname, a.atttypid, '$3') into link
       from pg_attribute a join pg_class c on c.oid = a.attrelid
      where a.attrelid = heir.relation and a.attname = heir.access_link and not a.attisdropped and c.relkind in ('r', 'p');
     if columns is null or link is null then
@@ -79,11 +79,14 @@ begin
       execute format(
         'select array_agg(json_build_object(''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image))
            from %s r cross join lateral (select %s) as i (image)
-          where r.%I operator(pg_catalog.=) $3::%s', heir.relation, columns, heir.access_link, link)
+          where %s', heir.relation, columns, link)
          into found using heir.module, heir.key_columns, id;
       raise sqlstate 'CR000';
-    exception when sqlstate 'CR000' then
-      null; -- what the owner's code did is undone, see image()
+    exception
+      when sqlstate 'CR000' then
+        null; -- what the owner's code did is undone, see image()
+      when data_exception then
+        continue; -- an id that does not cast names none
     end;
     return query select unnest(found);
   end loop;

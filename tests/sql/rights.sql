@@ -1,7 +1,7 @@
 -- who owns a watched table gains nothing by the trigger
 
 begin;
-select plan(26);
+select plan(36);
 
 create role mallory;
 grant create, usage on schema public to mallory;
@@ -155,6 +155,54 @@ select ok(current_setting('search_path') = :'search_path' and (select prosecdef 
 select is((select count(*) from crm_relay.change where part = 'books'), 2::bigint, 'a part is told all the same');
 deallocate all;
 select is_empty($$ select from crm_relay.change where record_id = 'forged' $$, 'the journal has no row of its own');
+
+-- types of mallory's, as they are or under a domain, as what tells records apart and decides who sees them
+set local role mallory;
+create type public.code as enum ('x', 'y');
+create function public.told_of(text) returns text language plpgsql as $$
+begin
+  if current_user not in ('mallory', 'crm_relay_image') then
+    perform public.tell('cast');
+  end if;
+  return $1;
+end
+$$;
+create function public.as_code(text) returns public.code language sql as 'select public.told_of(null); select enum_first(null::public.code)';
+create function public.as_json(public.code) returns json language sql as 'select to_json(public.told_of(enum_out($1)::text))';
+create cast (text as public.code) with function public.as_code(text);
+create cast (public.code as json) with function public.as_json(public.code);
+create domain public.disguise as public.code check (public.told_of('') = '');
+create type public.pair as (a public.disguise);
+create domain public.disguised_pair as public.pair;
+create table public.chests (id public.disguise primary key, link public.code, team_id public.disguise, owner_id public.code, lead_id public.code);
+create table public.locks (id text primary key, note text);
+insert into public.chests values ('y', 'y', 'x', 'y', 'y');
+reset role;
+select crm_relay.watch('public.chests', access_of => 'traps', access_link => 'lead_id'), crm_relay.watch('public.locks', part_of => 'chests', part_link => 'link');
+set local role mallory;
+insert into public.locks values ('y', 'a');
+reset role;
+select results_eq($$ select record_id, record_image::jsonb from crm_relay.change where part = 'locks' $$,
+                  $$ values ('y', '{"id": "y", "team_id": "x", "owner_id": "y", "lead_id": "y"}'::jsonb) $$, 'enums are shown by their label, also under a domain');
+set local role crm_relay_serve;
+select is(crm_relay.access_now('chests', 'y')::jsonb, '{"id": "y", "team_id": "x", "owner_id": "y", "lead_id": "y"}', 'and found by it');
+select is(crm_relay.record_now('chests', 'y') ->> 'link', 'y', 'also to be read as a whole');
+select is((select count(*) from crm_relay.heirs_of('traps', 'y')), 1::bigint, 'or to be found by another');
+reset role;
+select is_empty('select from public.told', 'without that any cast of mallory''s runs as anybody with rights');
+set local role mallory;
+create table public.pairs (id public.disguised_pair primary key, link public.disguised_pair, team_id uuid);
+reset role;
+select is((select lookup from crm_relay.watch('public.pairs')), null, 'what a domain hides is looked through');
+select throws_like($$ select crm_relay.watch('public.locks', part_of => 'pairs', part_link => 'link') $$, '%types of somebody%', 'and refused where it would have to be read');
+set local role crm_relay_serve;
+select throws_like($$ select crm_relay.record_now('pairs', '(x)') $$, '%type of somebody%', 'or compared with');
+reset role;
+
+-- what cannot be kept from an owner is said
+select ok(others like '%leads%' and others not like '%traps%' and owner = 'mallory', 'an owner who may not read what else is watched is named')
+  from crm_relay.owners_apart() where relation = 'public.chests'::regclass;
+select is_empty($$ select from crm_relay.owners_apart() where relation = 'public.leads'::regclass $$, 'one who may is not');
 
 -- a view in the place of a part's records, with code in it
 create function public.forge() returns boolean language plpgsql as $$
