@@ -426,6 +426,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   settings crm_relay.setting;
+  is_known boolean := true;
 begin
   if current_user <> 'crm_relay_capture' then
     raise exception 'crm_relay: disconnect() belongs to %, it must belong to crm_relay_capture', current_user
@@ -433,6 +434,21 @@ begin
   end if;
   if coalesce(user_id, '') = '' then
     raise exception 'crm_relay: disconnect() needs the user as their tokens name them, usually the id of the table users';
+  end if;
+  -- a uuid goes by its lower case, as the relay takes it from tokens
+  if user_id ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    user_id := lower(user_id);
+  end if;
+  begin
+    is_known := not exists (select from crm_relay.module m where m.module = 'users')
+                or crm_relay.access_now('users', user_id) is not null;
+  exception when others then
+    null; -- the table cannot be looked into
+  end;
+  if not is_known then
+    -- who was deleted may still have a token
+    raise warning 'crm_relay: no user % in the table users; their tokens are refused all the same', user_id
+      using hint = 'a user is named as their tokens name them, usually by the id of the table users: select crm_relay.disconnect(id::text) from users where email = …';
   end if;
   select * into settings from crm_relay.setting;
   insert into crm_relay.disconnected as known (user_id) values (user_id)
@@ -449,6 +465,7 @@ comment on function crm_relay.disconnect(text) is
   'ends all connections of a user, on all relays, and has tokens refused that were issued before';
 alter function crm_relay.disconnect(text) owner to crm_relay_capture;
 grant select, insert, update on crm_relay.disconnected to crm_relay_capture;
+grant execute on function crm_relay.access_now(text, text) to crm_relay_capture;
 
 revoke all on function
   crm_relay.access_now(text, text), crm_relay.heirs_of(text, text), crm_relay.owner_of(json), crm_relay.is_private(json),

@@ -504,6 +504,30 @@ async fn a_record_s_owner_who_changes_brokerage_takes_it_along() {
 }
 
 #[tokio::test]
+async fn whoever_throws_out_somebody_whom_nobody_knows_is_told() {
+    let database = office().await;
+    let said = |user: &str| {
+        let disconnect = format!("select crm_relay.disconnect('{user}')");
+        let told = std::process::Command::new("psql")
+            .args(["-d", &database.url(), "-c", &disconnect])
+            .output()
+            .unwrap();
+        String::from_utf8(told.stderr).unwrap()
+    };
+    let unknown = said("ann@crm.example");
+    assert!(
+        unknown.contains(
+            "no user ann@crm.example in the table users; their tokens are refused all the same"
+        ),
+        "{unknown}"
+    );
+    assert!(said(&id("zoe")).contains("no user"));
+    assert_eq!(said(&id("ann").to_uppercase()), "");
+    // who is not active is known
+    assert_eq!(said(&id("off")), "");
+}
+
+#[tokio::test]
 async fn whom_an_administrator_throws_out_is_out_everywhere_and_stays_out() {
     let (database, relay) = guarded().await;
     let other = Relay::guarded(&database.url(), |_| {}).await;
@@ -531,7 +555,7 @@ async fn whom_an_administrator_throws_out_is_out_everywhere_and_stays_out() {
     assert!(refused.is_err());
     run(
         &database,
-        "reset role; set role crm_relay_audit; select crm_relay.disconnect('{ann}'); reset role",
+        "reset role; set role crm_relay_audit; select crm_relay.disconnect(upper('{ann}')); reset role",
     )
     .await;
     let began = std::time::Instant::now();
