@@ -54,8 +54,13 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
 pub enum Readiness {
     /// The journal is read and the doorbell heard.
     Ready,
-    /// Not, and why.
-    Unready(String),
+    /// Not.
+    Unready {
+        /// Why, in words that may be told to anybody.
+        reason: &'static str,
+        /// Why, with names of hosts and logins.
+        details: String,
+    },
 }
 
 /// What the rest of the relay sees of the reader.
@@ -87,6 +92,41 @@ enum Interrupted {
     OtherMode,
     #[error("the rooms are gone")]
     Stopped,
+}
+
+impl Interrupted {
+    /// Without anything that only operators should know.
+    fn in_public(&self) -> &'static str {
+        let of_journal = |error: &JournalError| match error {
+            JournalError::NotInstalled => {
+                "schema crm_relay is not installed in this database; run: crm-relay install"
+            }
+            JournalError::OtherVersion { .. } => {
+                "schema crm_relay has a version that this relay does not read; run: crm-relay install"
+            }
+            JournalError::Pruned => "the journal was pruned beyond what was read",
+            JournalError::Postgres(_) => "contact with Postgres was lost, or it refused",
+            JournalError::BadSnapshot(_) | JournalError::BadRow { .. } => {
+                "the journal cannot be read"
+            }
+        };
+        match self {
+            Interrupted::Connect(_)
+            | Interrupted::NotTold(NotTold::Connect(_))
+            | Interrupted::Unheard(Unheard::Connect(_)) => "Postgres is not reached",
+            Interrupted::Journal(error) | Interrupted::NotTold(NotTold::Journal(error)) => {
+                of_journal(error)
+            }
+            Interrupted::NotTold(NotTold::Late) => "Postgres does not answer in time",
+            Interrupted::Unheard(Unheard::Lost | Unheard::Mute(_)) => {
+                "contact with Postgres was lost, or it refused"
+            }
+            Interrupted::Unheard(Unheard::Silent) => "the doorbell is not heard",
+            Interrupted::OtherHistory => "history is another than the one that was read",
+            Interrupted::OtherMode => "the doorbell has another mode now",
+            Interrupted::Stopped => "the relay stops",
+        }
+    }
 }
 
 /// Reads on and on. It owns its position; nobody else knows more of it than cursors.
@@ -145,9 +185,10 @@ impl Reader {
             {
                 backoff = Duration::from_millis(100);
             }
-            self.told
-                .readiness
-                .send_replace(Readiness::Unready(interrupted.to_string()));
+            self.told.readiness.send_replace(Readiness::Unready {
+                reason: interrupted.in_public(),
+                details: interrupted.to_string(),
+            });
             self.told.metrics.leads.set(0);
             tracing::warn!(reason = %interrupted, again_in_ms = backoff.as_millis() as u64, "not reading the journal");
             tokio::time::sleep(backoff).await;

@@ -118,9 +118,10 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let (cursor, reached) = watch::channel(Arc::from(""));
-    let (readiness, mut is_ready) = watch::channel(Readiness::Unready(
-        "not connected to Postgres yet".to_owned(),
-    ));
+    let (readiness, mut is_ready) = watch::channel(Readiness::Unready {
+        reason: "not connected to Postgres yet",
+        details: "not connected to Postgres yet".to_owned(),
+    });
     let (registry, watched) = watch::channel(Arc::new(Registry::default()));
     let stopping = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -468,9 +469,9 @@ impl Status {
     fn readiness(&self, with_details: bool) -> Response {
         let (status, mut body) = match &*self.readiness.borrow() {
             Readiness::Ready => (StatusCode::OK, json!({"status": "ready"})),
-            Readiness::Unready(reason) => (
+            Readiness::Unready { reason, details } => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                json!({"status": "unready", "reason": reason}),
+                json!({"status": "unready", "reason": if with_details { details } else { *reason }}),
             ),
         };
         if with_details {
