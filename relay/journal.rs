@@ -22,6 +22,7 @@ use crate::snapshot::{BadCursor, Position, Snapshot, number};
 
 pub use access::Question;
 pub use past::{RecordNow, Verdict};
+pub use rights::Excess;
 
 /// Version of the schema that this relay reads.
 pub const SCHEMA_VERSION: i32 = 3;
@@ -45,6 +46,7 @@ macro_rules! in_order {
 }
 
 mod access;
+mod rights;
 // after what it uses of this file's macros
 mod past;
 

@@ -18,7 +18,7 @@ use crate::diff::BadImage;
 use crate::doorbell::{Doorbell, Unheard};
 use crate::event::{self, Event};
 use crate::inquiries::NotTold;
-use crate::journal::{Journal, JournalError, Mode, Verdict};
+use crate::journal::{Excess, Journal, JournalError, Mode, Verdict};
 use crate::metrics::Metrics;
 use crate::order;
 use crate::policy::Placement;
@@ -144,6 +144,8 @@ pub struct Reader {
     look: Arc<Notify>,
     /// Whether it ever was in contact with Postgres.
     has_read: bool,
+    /// What its login has more than it needs, as it was said last; None: nobody wants to hear of it.
+    excess: Option<Vec<Excess>>,
 }
 
 impl Reader {
@@ -167,7 +169,14 @@ impl Reader {
             placement,
             look,
             has_read: false,
+            excess: None,
         }
+    }
+
+    /// The same, and it says so when its login has more than it needs.
+    pub fn modest(self) -> Reader {
+        let excess = Some(Vec::new());
+        Reader { excess, ..self }
     }
 
     /// Reads until the rooms are gone.
@@ -201,6 +210,7 @@ impl Reader {
         let mut doorbell = Doorbell::hang(&self.database).await?;
         let opening = async {
             let journal = Journal::open(self.database.session("reader").await?).await?;
+            self.look_at_rights(&journal).await;
             // before there is a cursor, with which clients are let in
             self.read_registry(&journal).await?;
             self.find_position(&journal).await?;
@@ -327,6 +337,31 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Says what its login has more than it needs, if that is news.
+    async fn look_at_rights(&mut self, journal: &Journal) {
+        let Some(known) = &mut self.excess else {
+            return;
+        };
+        let excess = match journal.excess().await {
+            Ok(excess) => excess,
+            Err(error) => {
+                tracing::warn!(%error, "could not look up the rights of the relay's login");
+                return;
+            }
+        };
+        if !excess.is_empty() && *known != excess {
+            let what: Vec<&str> = excess.iter().map(|one| one.what.as_str()).collect();
+            let mend: Vec<&str> = excess.iter().map(|one| one.mend.as_str()).collect();
+            let (what, mend) = (what.join("; "), mend.join(" "));
+            tracing::warn!(
+                what,
+                mend,
+                "the relay's login has more than crm_relay_serve, which is all that it needs"
+            );
+        }
+        *known = excess;
     }
 
     /// Whether what was read is still what happened.

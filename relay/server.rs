@@ -152,7 +152,7 @@ pub async fn serve(
     let throttle = Throttle::new(config.throttle);
     let throttling = tokio::spawn(throttle.run(throttled, told));
     let placement = Arc::new(Placement::new(asking("placement", PLACEMENT)));
-    let reader = Reader::new(
+    let mut reader = Reader::new(
         config.database.clone(),
         placement.clone(),
         read,
@@ -164,6 +164,10 @@ pub async fn serve(
         },
         look,
     );
+    // of the demo's throwaway database nobody takes care
+    if more.is_none() {
+        reader = reader.modest();
+    }
     let reading = tokio::spawn(reader.run());
 
     let rooms_know = commands.clone();

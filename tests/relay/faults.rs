@@ -368,8 +368,67 @@ async fn the_relay_needs_no_more_rights_than_its_role() {
     client.subscribe(&[format!("leads:{ONE}")]).await;
     database.execute("update leads set status = 'lost'").await;
     assert_eq!(client.next_event().await["data"], json!({"status": "lost"}));
+    assert!(!relay.logs().contains(TOO_MUCH), "{}", relay.logs());
     drop(relay);
     database.execute(&format!("drop role {login}")).await;
+}
+
+/// How the relay begins to say that its login has too much.
+const TOO_MUCH: &str = "the relay's login has more than crm_relay_serve";
+
+#[tokio::test]
+async fn a_relay_that_was_given_more_than_it_needs_says_so_with_what_mends_it() {
+    let database = Database::create().await;
+    let login = format!("relay_{}", uuid::Uuid::new_v4().simple());
+    let more = format!(
+        "create role {login} login createrole bypassrls in role crm_relay_serve, crm_relay_audit, pg_read_all_data, pg_monitor;
+         create table own (id int primary key); alter table own owner to {login};
+         grant select, update on leads, clients to {login};
+         select crm_relay.watch('own')"
+    );
+    database.execute(&more).await;
+    let url = (database.url()).replace("//postgres@", &format!("//{login}@"));
+    let relay = Relay::start(&url).await;
+    relay.logged(TOO_MUCH).await;
+    let logs = relay.logs();
+    let said: Vec<&str> = logs
+        .lines()
+        .filter(|line| line.contains(TOO_MUCH))
+        .collect();
+    assert_eq!(said.len(), 1, "{logs}");
+    for part in [
+        "it has createrole, bypassrls;".to_owned(),
+        format!("alter role {login} nocreaterole nobypassrls;"),
+        "it is a member of crm_relay_audit, pg_read_all_data;".to_owned(),
+        format!("revoke crm_relay_audit from {login}; revoke pg_read_all_data from {login};"),
+        "it owns public.own;".to_owned(),
+        "in role crm_relay_serve; /* and name it in DATABASE_URL */".to_owned(),
+        "it may select, update public.clients, public.leads".to_owned(),
+        format!("revoke all on public.clients, public.leads from {login};"),
+    ] {
+        assert!(said[0].contains(&part), "{part} is not in {}", said[0]);
+    }
+    drop(relay);
+    // what it says mends it
+    let mend = format!(
+        "alter role {login} nocreaterole nobypassrls;
+         revoke crm_relay_audit from {login}; revoke pg_read_all_data from {login};
+         alter table own owner to postgres;
+         revoke all on clients, leads from {login};"
+    );
+    database.execute(&mend).await;
+    let relay = Relay::start(&url).await;
+    assert!(!relay.logs().contains(TOO_MUCH), "{}", relay.logs());
+    drop(relay);
+    // a superuser needs no further accusation
+    database.execute(&format!("drop role {login}")).await;
+    let relay = Relay::start(&database.url()).await;
+    relay.logged("it is a superuser").await;
+    assert!(!relay.logs().contains("it owns"), "{}", relay.logs());
+    // the demo's database is its own
+    let database = Database::bare().await;
+    let relay = Relay::demo(&database.url()).await;
+    assert!(!relay.logs().contains(TOO_MUCH), "{}", relay.logs());
 }
 
 #[tokio::test]
