@@ -137,9 +137,9 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select 'json_build_object(' || string_agg(
-           format('%L, ', a.attname) || case
-             when t.typtype = 'e' then format('enum_out(r.%I::%s)::text', a.attname, format_type(t.oid, -1))
-             else format('r.%I::%s', a.attname, format_type(t.oid, -1))
+           format('%L, ', k.name) || case
+             when t.typtype = 'e' then format('enum_out(r.%I::%s)::text', k.name, format_type(t.oid, -1))
+             else format('r.%I::%s', k.name, format_type(t.oid, -1))
            end, ', ') || ')'
     from unnest(columns) k (name)
     left join pg_attribute a on a.attrelid = relation and a.attname = k.name and not a.attisdropped

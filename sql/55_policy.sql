@@ -67,15 +67,16 @@ begin
       using hint = 'run crm-relay install again';
   end if;
   for heir in select m.* from crm_relay.module m where m.access_of = heirs_of.module loop
-    columns := crm_relay.readable_columns(heir.relation, heir.key_columns || heir.access_columns);
-    select crm_relay.equals(a.attname, a.atttypid, '$3') into link
-      from pg_attribute a join pg_class c on c.oid = a.attrelid
-     where a.attrelid = heir.relation and a.attname = heir.access_link and not a.attisdropped and c.relkind in ('r', 'p');
-    if columns is null or link is null then
-      raise exception 'crm_relay: the access columns of % are not what they were when it was watched', heir.relation
-        using hint = 'watch it again';
-    end if;
+    -- one table that cannot be looked into must not stop the others, nor the relay: what is in its rooms is
+    -- judged again with each of its changes
     begin
+      columns := crm_relay.readable_columns(heir.relation, heir.key_columns || heir.access_columns);
+      select crm_relay.equals(a.attname, a.atttypid, '$3') into link
+        from pg_attribute a join pg_class c on c.oid = a.attrelid
+       where a.attrelid = heir.relation and a.attname = heir.access_link and not a.attisdropped and c.relkind in ('r', 'p');
+      if columns is null or link is null then
+        raise exception 'the access columns of % are not what they were when it was watched', heir.relation;
+      end if;
       execute format(
         'select array_agg(json_build_object(''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image))
            from %s r cross join lateral (select %s) as i (image)
@@ -87,6 +88,9 @@ begin
         null; -- what the owner's code did is undone, see image()
       when data_exception then
         continue; -- an id that does not cast names none
+      when others then
+        raise warning 'crm_relay.heirs_of(): %: %', heir.module, sqlerrm;
+        continue;
     end;
     return query select unnest(found);
   end loop;

@@ -890,6 +890,27 @@ async fn while_postgres_is_away_nobody_gets_what_nobody_could_grant() {
 }
 
 #[tokio::test]
+async fn records_that_depend_on_others_and_cannot_be_looked_up_stop_nobody() {
+    let (database, relay) = guarded().await;
+    let mut bea = client(&relay, "bea").await;
+    let mut ann = client(&relay, "ann").await;
+    bea.subscribe(&[named("leads:{open}")]).await;
+    ann.subscribe(&[named("appointments:{visit}")]).await;
+    run(
+        &database,
+        "alter table appointments rename lead_id to about;
+         update leads set is_private = true where id = '{open}';
+         update appointments set title = 'after' where id = '{visit}'",
+    )
+    .await;
+    assert_eq!(next(&mut bea).await["data"]["is_private"], true);
+    // nothing of it, but that there is something
+    let told = next(&mut ann).await;
+    assert_eq!(told["rooms"][0]["reason"], "truncated", "{told}");
+    assert!(!relay.logs().contains("not reading the journal"));
+}
+
+#[tokio::test]
 async fn a_column_that_is_renamed_opens_nothing_and_is_named() {
     let (database, relay) = guarded().await;
     let mut ann = client(&relay, "ann").await;
