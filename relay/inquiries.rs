@@ -96,7 +96,9 @@ impl Inquiries {
             let journal = self.journal().await?;
             // a session that failed is not used again
             let told = look(&journal).await?;
-            self.idle().push((journal, Instant::now()));
+            if !journal.is_spoilt() {
+                self.idle().push((journal, Instant::now()));
+            }
             Ok(told)
         };
         timeout(ANSWER_WITHIN, answer)

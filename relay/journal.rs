@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
@@ -22,6 +23,7 @@ use crate::snapshot::{BadCursor, Position, Snapshot, number};
 pub use access::Question;
 pub use entries::{ENTRIES, Entries, Entry, FILTER_SETTINGS, Filter, Found, TRANSACTIONS};
 pub use past::{RecordNow, Verdict};
+pub use rights::Excess;
 
 /// Version of the schema that this relay reads.
 pub const SCHEMA_VERSION: i32 = 3;
@@ -46,6 +48,7 @@ macro_rules! in_order {
 
 mod access;
 mod entries;
+mod rights;
 // after what it uses of this file's macros
 mod past;
 
@@ -118,6 +121,7 @@ pub enum Mode {
 pub struct Journal {
     session: Session,
     read: Statement,
+    is_spoilt: AtomicBool,
 }
 
 /// A JSON image, as the bytes that Postgres wrote.
@@ -152,7 +156,16 @@ impl Journal {
         }
         client.batch_execute(READ_SETTINGS).await?;
         let read = client.prepare(READ).await?;
-        Ok(Journal { session, read })
+        Ok(Journal {
+            session,
+            read,
+            is_spoilt: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether it must not be used again.
+    pub fn is_spoilt(&self) -> bool {
+        self.is_spoilt.load(Ordering::Relaxed)
     }
 
     /// Statements of this session end with an error when they take longer.
@@ -342,6 +355,21 @@ impl Journal {
             }
         }
         Err(BadCursor::Missing("the snapshot").into())
+    }
+
+    /// Ends a transaction that ran code of the tables' owners. All that it did was undone (see
+    /// `crm_relay.image()`) but statements that it prepared, one in the place of ours perhaps.
+    async fn end_after_others(&self) -> Result<(), JournalError> {
+        let ended = "commit; select from pg_catalog.pg_prepared_statements where from_sql limit 1";
+        let told = self.session.client.simple_query(ended).await?;
+        let is_row = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(_));
+        if told.iter().any(is_row) {
+            self.is_spoilt.store(true, Ordering::Relaxed);
+            tracing::warn!(
+                "code that came with a record (a cast to json, a function in an index) prepared a statement in the relay's session, which is given up"
+            );
+        }
+        Ok(())
     }
 }
 

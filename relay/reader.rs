@@ -18,7 +18,7 @@ use crate::diff::BadImage;
 use crate::doorbell::{Doorbell, Unheard};
 use crate::event::{self, Event};
 use crate::inquiries::NotTold;
-use crate::journal::{Journal, JournalError, Mode, Verdict};
+use crate::journal::{Excess, Journal, JournalError, Mode, Verdict};
 use crate::metrics::Metrics;
 use crate::order;
 use crate::policy::Placement;
@@ -54,8 +54,13 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
 pub enum Readiness {
     /// The journal is read and the doorbell heard.
     Ready,
-    /// Not, and why.
-    Unready(String),
+    /// Not.
+    Unready {
+        /// Why, in words that may be told to anybody.
+        reason: &'static str,
+        /// Why, with names of hosts and logins.
+        details: String,
+    },
 }
 
 /// What the rest of the relay sees of the reader.
@@ -89,6 +94,41 @@ enum Interrupted {
     Stopped,
 }
 
+impl Interrupted {
+    /// Without anything that only operators should know.
+    fn in_public(&self) -> &'static str {
+        let of_journal = |error: &JournalError| match error {
+            JournalError::NotInstalled => {
+                "schema crm_relay is not installed in this database; run: crm-relay install"
+            }
+            JournalError::OtherVersion { .. } => {
+                "schema crm_relay has a version that this relay does not read; run: crm-relay install"
+            }
+            JournalError::Pruned => "the journal was pruned beyond what was read",
+            JournalError::Postgres(_) => "contact with Postgres was lost, or it refused",
+            JournalError::BadSnapshot(_) | JournalError::BadRow { .. } => {
+                "the journal cannot be read"
+            }
+        };
+        match self {
+            Interrupted::Connect(_)
+            | Interrupted::NotTold(NotTold::Connect(_))
+            | Interrupted::Unheard(Unheard::Connect(_)) => "Postgres is not reached",
+            Interrupted::Journal(error) | Interrupted::NotTold(NotTold::Journal(error)) => {
+                of_journal(error)
+            }
+            Interrupted::NotTold(NotTold::Late) => "Postgres does not answer in time",
+            Interrupted::Unheard(Unheard::Lost | Unheard::Mute(_)) => {
+                "contact with Postgres was lost, or it refused"
+            }
+            Interrupted::Unheard(Unheard::Silent) => "the doorbell is not heard",
+            Interrupted::OtherHistory => "history is another than the one that was read",
+            Interrupted::OtherMode => "the doorbell has another mode now",
+            Interrupted::Stopped => "the relay stops",
+        }
+    }
+}
+
 /// Reads on and on. It owns its position; nobody else knows more of it than cursors.
 pub struct Reader {
     database: Database,
@@ -104,6 +144,8 @@ pub struct Reader {
     look: Arc<Notify>,
     /// Whether it ever was in contact with Postgres.
     has_read: bool,
+    /// What its login has more than it needs, as it was said last; None: nobody wants to hear of it.
+    excess: Option<Vec<Excess>>,
 }
 
 impl Reader {
@@ -127,7 +169,14 @@ impl Reader {
             placement,
             look,
             has_read: false,
+            excess: None,
         }
+    }
+
+    /// The same, and it says so when its login has more than it needs.
+    pub fn modest(self) -> Reader {
+        let excess = Some(Vec::new());
+        Reader { excess, ..self }
     }
 
     /// Reads until the rooms are gone.
@@ -145,9 +194,10 @@ impl Reader {
             {
                 backoff = Duration::from_millis(100);
             }
-            self.told
-                .readiness
-                .send_replace(Readiness::Unready(interrupted.to_string()));
+            self.told.readiness.send_replace(Readiness::Unready {
+                reason: interrupted.in_public(),
+                details: interrupted.to_string(),
+            });
             self.told.metrics.leads.set(0);
             tracing::warn!(reason = %interrupted, again_in_ms = backoff.as_millis() as u64, "not reading the journal");
             tokio::time::sleep(backoff).await;
@@ -160,6 +210,7 @@ impl Reader {
         let mut doorbell = Doorbell::hang(&self.database).await?;
         let opening = async {
             let journal = Journal::open(self.database.session("reader").await?).await?;
+            self.look_at_rights(&journal).await;
             // before there is a cursor, with which clients are let in
             self.read_registry(&journal).await?;
             self.find_position(&journal).await?;
@@ -286,6 +337,31 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Says what its login has more than it needs, if that is news.
+    async fn look_at_rights(&mut self, journal: &Journal) {
+        let Some(known) = &mut self.excess else {
+            return;
+        };
+        let excess = match journal.excess().await {
+            Ok(excess) => excess,
+            Err(error) => {
+                tracing::warn!(%error, "could not look up the rights of the relay's login");
+                return;
+            }
+        };
+        if !excess.is_empty() && *known != excess {
+            let what: Vec<&str> = excess.iter().map(|one| one.what.as_str()).collect();
+            let mend: Vec<&str> = excess.iter().map(|one| one.mend.as_str()).collect();
+            let (what, mend) = (what.join("; "), mend.join(" "));
+            tracing::warn!(
+                what,
+                mend,
+                "the relay's login has more than crm_relay_serve, which is all that it needs"
+            );
+        }
+        *known = excess;
     }
 
     /// Whether what was read is still what happened.

@@ -124,9 +124,10 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let (commands, obeyed) = mpsc::channel(COMMANDS);
     let (cursor, reached) = watch::channel(Arc::from(""));
-    let (readiness, mut is_ready) = watch::channel(Readiness::Unready(
-        "not connected to Postgres yet".to_owned(),
-    ));
+    let (readiness, mut is_ready) = watch::channel(Readiness::Unready {
+        reason: "not connected to Postgres yet",
+        details: "not connected to Postgres yet".to_owned(),
+    });
     let (registry, watched) = watch::channel(Arc::new(Registry::default()));
     let stopping = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -156,7 +157,7 @@ pub async fn serve(
     let throttle = Throttle::new(config.throttle);
     let throttling = tokio::spawn(throttle.run(throttled, told));
     let placement = Arc::new(Placement::new(asking("placement", PLACEMENT)));
-    let reader = Reader::new(
+    let mut reader = Reader::new(
         config.database.clone(),
         placement.clone(),
         read,
@@ -168,6 +169,10 @@ pub async fn serve(
         },
         look,
     );
+    // of the demo's throwaway database nobody takes care
+    if more.is_none() {
+        reader = reader.modest();
+    }
     let reading = tokio::spawn(reader.run());
 
     let (silent, silence) = watch::channel(None);
@@ -498,7 +503,8 @@ impl Status {
     fn readiness(&self, with_details: bool) -> Response {
         let unready = match &*self.readiness.borrow() {
             Readiness::Ready => self.silence.borrow().clone(),
-            Readiness::Unready(reason) => Some(reason.clone()),
+            Readiness::Unready { details, .. } if with_details => Some(details.clone()),
+            Readiness::Unready { reason, .. } => Some((*reason).to_owned()),
         };
         let (status, mut body) = match unready {
             None => (StatusCode::OK, json!({"status": "ready"})),

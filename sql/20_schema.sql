@@ -5,10 +5,12 @@ comment on schema crm_relay is
   'crm-relay: captures changes of watched tables and hands them to the relay; see sql/README.md';
 
 -- create: to own their functions; taken away again at the end
-grant usage, create on schema crm_relay
+grant create on schema crm_relay
   to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_policy, crm_relay_capture, crm_relay_prune;
 grant usage on schema crm_relay
-  to crm_relay_image, crm_relay_part, crm_relay_snapshot, crm_relay_policy, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
+  to crm_relay_part, crm_relay_snapshot, crm_relay_policy, crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
+-- whose code may be anybody's: who owns a function may alter it, if they may name it
+revoke usage on schema crm_relay from crm_relay_image;
 
 create table if not exists crm_relay.setting (
   only_row boolean primary key default true check (only_row),

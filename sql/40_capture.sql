@@ -37,30 +37,46 @@ end
 $$;
 comment on function crm_relay.without(json, text[]) is 'an image without these columns, its other values as they were written';
 
-create or replace function crm_relay.image(record anyelement, hidden text[]) returns json
+-- Rendering a row runs the table owner's code (casts), and so can planning a query on her table (a
+-- function in the predicate of an index). As whom it runs is settled by the roles; what it leaves behind
+-- is not: a set_config() that is not local outlives the search_path clauses of all functions around it
+-- (a plain SET overrides them), and whoever goes on finds its operators in her schema. And it owns the
+-- function that it runs in. So:
+-- - whoever calls such code does it in a block that ends by raising CR000 and keeps what it gave in
+--   variables: all else that it did, to settings, tables or functions, is undone with the block. What no
+--   rollback undoes (prepared statements, a session's locks) has no part in what our functions do;
+-- - where the block goes on after it, search_path is looked at first, by names and operators that need
+--   none. It may hide another one under a local one: that is undone before it could show;
+-- - image()'s role may not use this schema, so that nobody gets at the function between two rows.
+-- https://www.postgresql.org/docs/current/sql-createfunction.html (SET, in the notes)
+drop function if exists crm_relay.image(anyelement, text[]);
+create or replace function crm_relay.image(record anyelement) returns json
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  rendered pg_catalog.json;
 begin
   -- a dump that was restored without its owners must not lend anybody's rights to the rows' casts
-  if current_user <> 'crm_relay_image' then
+  if current_user operator(pg_catalog.<>) 'crm_relay_image' then
     raise exception 'crm_relay: image() belongs to %, it must belong to crm_relay_image', current_user
       using hint = 'run crm-relay install again';
   end if;
-  if cardinality(hidden) > 0 then
-    return crm_relay.without(row_to_json(record), hidden);
+  rendered := pg_catalog.row_to_json(record);
+  if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+    raise exception 'crm_relay: a cast of the row''s types changes search_path';
   end if;
-  return row_to_json(record);
+  return rendered;
 end
 $$;
-comment on function crm_relay.image(anyelement, text[]) is
-  'a row as json without its hidden columns; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
-alter function crm_relay.image(anyelement, text[]) owner to crm_relay_image;
-revoke all on function crm_relay.image(anyelement, text[]) from public;
+comment on function crm_relay.image(anyelement) is
+  'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
+alter function crm_relay.image(anyelement) owner to crm_relay_image;
+revoke all on function crm_relay.image(anyelement) from public;
 revoke all on function crm_relay.readable(json), crm_relay.without(json, text[]) from public;
-grant execute on function crm_relay.image(anyelement, text[]) to crm_relay_capture;
-grant execute on function crm_relay.readable(json) to crm_relay_image, crm_relay_capture, crm_relay_serve, crm_relay_audit;
-grant execute on function crm_relay.without(json, text[]) to crm_relay_image, crm_relay_capture;
+grant execute on function crm_relay.image(anyelement) to crm_relay_capture;
+grant execute on function crm_relay.readable(json) to crm_relay_capture, crm_relay_snapshot, crm_relay_serve, crm_relay_audit;
+grant execute on function crm_relay.without(json, text[]) to crm_relay_capture, crm_relay_snapshot;
 
 create or replace function crm_relay.record_id(image json, key_columns text[]) returns text
 language plpgsql immutable
@@ -86,36 +102,49 @@ $$;
 comment on function crm_relay.record_id(json, text[]) is
   'a record''s id from its image: the key''s text; of several columns a JSON array of their texts; null if it has none that can be used';
 
-create or replace function crm_relay.base_type(type oid) returns text
+drop function if exists crm_relay.base_type(oid);
+create or replace function crm_relay.base_of(type oid) returns pg_catalog.pg_type
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+  -- an enum goes by its label
   with recursive bases (type, base) as (
-    select t.oid, t.typbasetype from pg_type t where t.oid = base_type.type
+    select t.oid, t.typbasetype from pg_type t where t.oid = base_of.type
     union all
     select t.oid, t.typbasetype from bases b join pg_type t on t.oid = b.base
   )
-  select format_type(b.type, -1) from bases b where b.base = 0
+  select t.* from bases b join pg_type t on t.oid = b.type where b.base = 0 and (t.typtype = 'e' or t.oid < 16384)
 $$;
-comment on function crm_relay.base_type(oid) is
-  'a type by its name, a domain by that of what it is made of: its checks are somebody''s code';
+comment on function crm_relay.base_of(oid) is
+  'the type that values can be read and compared as without running the code of whoever made theirs (casts, checks): of a domain what it is made of; null where there is none such';
+
+create or replace function crm_relay.equals(column_name text, type oid, given text, is_any boolean default false) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when is_any then format('%s operator(pg_catalog.=) any (%s%s)', b.value, given, '::' || b.type || '[]')
+              else format('%s operator(pg_catalog.=) %s%s', b.value, given, '::' || b.type) end
+    from (select format_type(t.oid, -1), t.typtype from crm_relay.base_of(equals.type) t where t.oid is not null) as t (type, kind)
+   -- a cast of text to an enum could be its owner's
+   cross join lateral (select case when t.kind = 'e' then format('enum_out(r.%I::%s)::text', column_name, t.type) else format('r.%I', column_name) end,
+                              case when t.kind = 'e' then 'text' else t.type end) as b (value, type)
+$$;
+comment on function crm_relay.equals(text, oid, text, boolean) is
+  'the condition that a column of the row r is what was given as text, or one of those; null where that would run somebody''s code';
 
 create or replace function crm_relay.readable_columns(relation regclass, columns text[]) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- rendering a type of the owner's own could run the owner's code: an enum goes by its label, a domain
-  -- by what it is made of, anything else not at all
   select 'json_build_object(' || string_agg(
-           format('%L, ', a.attname) || case
-             when t.typtype = 'e' then format('enum_out(r.%I)::text', a.attname)
-             when t.typtype = 'd' then format('r.%I::%s', a.attname, crm_relay.base_type(t.oid))
-             when t.oid < 16384 then format('r.%I', a.attname)
+           format('%L, ', k.name) || case
+             when t.typtype = 'e' then format('enum_out(r.%I::%s)::text', k.name, format_type(t.oid, -1))
+             else format('r.%I::%s', k.name, format_type(t.oid, -1))
            end, ', ') || ')'
     from unnest(columns) k (name)
     left join pg_attribute a on a.attrelid = relation and a.attname = k.name and not a.attisdropped
-    left join pg_type t on t.oid = a.atttypid
-   having bool_and(coalesce(t.typtype in ('e', 'd') or t.oid < 16384, false))
+    left join lateral crm_relay.base_of(a.atttypid) t on true
+   having bool_and(t.oid is not null)
 $$;
 comment on function crm_relay.readable_columns(regclass, text[]) is
   'the expression that renders these columns of a row r without running anybody''s code; null where that cannot be';
@@ -134,13 +163,15 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(
-           format('r.%I operator(pg_catalog.=) %s::%s', k.name,
-                  case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end,
-                  crm_relay.base_type(a.atttypid)), ' and ')
+           crm_relay.equals(k.name, a.atttypid,
+                            case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end),
+           ' and ')
     from unnest(watched.key_columns) with ordinality as k (name, place)
-    join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name
+    left join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name and not a.attisdropped
+  having bool_and(crm_relay.equals(k.name, a.atttypid, '') is not null)
 $$;
-comment on function crm_relay.key_condition(crm_relay.module) is 'the condition that finds the row r of a record by its id, $1';
+comment on function crm_relay.key_condition(crm_relay.module) is
+  'the condition that finds the row r of a record by its id, $1; null where that would run somebody''s code';
 
 create or replace function crm_relay.only(image json, columns text[]) returns json
 language plpgsql immutable
@@ -176,7 +207,7 @@ begin
     raise exception 'crm_relay: module % has no table any more', parent.module;
   end if;
   columns := crm_relay.readable_columns(parent.relation, parent.key_columns || parent.access_columns);
-  select format('r.%I operator(pg_catalog.=) any ($1::%s[])', a.attname, crm_relay.base_type(a.atttypid)) into link
+  select crm_relay.equals(a.attname, a.atttypid, '$1', true) into link
     from pg_attribute a
    where a.attrelid = parent.relation and a.attname = part.part_link and not a.attisdropped;
   if columns is null or link is null then
@@ -190,11 +221,11 @@ $$;
 comment on function crm_relay.records_of(crm_relay.module, text[]) is
   'the records that rows of a part belong to; runs as a role that may do only this, because looking can run the table owner''s code, too (policies, views)';
 alter function crm_relay.records_of(crm_relay.module, text[]) owner to crm_relay_part;
-revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_type(oid),
+revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_of(oid), crm_relay.equals(text, oid, text, boolean),
   crm_relay.readable_columns(regclass, text[]), crm_relay.column_types(regclass, text[]), crm_relay.key_condition(crm_relay.module),
   crm_relay.only(json, text[]) from public;
 grant execute on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.only(json, text[]) to crm_relay_capture;
-grant execute on function crm_relay.base_type(oid) to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
+grant execute on function crm_relay.base_of(oid), crm_relay.equals(text, oid, text, boolean) to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
 grant execute on function crm_relay.readable_columns(regclass, text[]) to crm_relay_part, crm_relay_policy;
 grant execute on function crm_relay.key_condition(crm_relay.module) to crm_relay_snapshot, crm_relay_policy;
 
@@ -288,6 +319,8 @@ declare
   actor_id text;
   unchanged text[];
   is_told boolean;
+  is_same boolean := false;
+  is_done boolean := false;
   record_ids text[];
   record_images json[];
   role_name text := coalesce(nullif(current_setting('role'), 'none'), session_user);
@@ -301,13 +334,16 @@ begin
   end if;
   select * into settings from crm_relay.setting;
 
-  -- Nothing in a row may make the CRM's write fail. The block takes no transaction id of its own,
-  -- because it only reads.
+  -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
+  -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   begin
     -- a transaction that looked before the table was watched sees no registry: then nothing is known
     is_told := watched.module is not null;
     if is_told and tg_op <> 'INSERT' then
-      old_row := crm_relay.image(old, watched.hidden_columns);
+      old_row := crm_relay.image(old);
+      if cardinality(watched.hidden_columns) > 0 then
+        old_row := crm_relay.without(old_row, watched.hidden_columns);
+      end if;
       if watched.narrow then
         old_row := crm_relay.only(crm_relay.readable(old_row), watched.key_columns || watched.access_columns);
       end if;
@@ -316,7 +352,10 @@ begin
       is_told := old_id is not null;
     end if;
     if is_told and tg_op <> 'DELETE' then
-      new_row := crm_relay.image(new, watched.hidden_columns);
+      new_row := crm_relay.image(new);
+      if cardinality(watched.hidden_columns) > 0 then
+        new_row := crm_relay.without(new_row, watched.hidden_columns);
+      end if;
       if watched.narrow then
         new_row := crm_relay.only(crm_relay.readable(new_row), watched.key_columns || watched.access_columns);
       end if;
@@ -325,7 +364,8 @@ begin
       is_told := new_id is not null;
     end if;
     if is_told and tg_op = 'UPDATE' and old_row::text = new_row::text then
-      return null; -- nothing that anybody may see has changed
+      is_same := true;
+      raise sqlstate 'CR000';
     end if;
     -- both have to fit into one journal row
     is_told := is_told and coalesce(octet_length(old_row::text), 0) + coalesce(octet_length(new_row::text), 0) < 500000000;
@@ -354,11 +394,16 @@ begin
       select r.record_ids, r.record_images into record_ids, record_images
         from crm_relay.records_of(watched, array_remove(array[old_id, new_id], null)) r;
     end if;
+    is_done := true;
+    raise sqlstate 'CR000';
   exception when others or assert_failure then
-    -- such as a cast of the owner's that raises, or a record's table that was changed so that its
-    -- part's look-up fails
-    is_told := false;
+    -- if not done: such as a cast of the owner's that raises, or a record's table that was changed so
+    -- that its part's look-up fails
+    is_told := is_told and is_done;
   end;
+  if is_same then
+    return null; -- nothing that anybody may see has changed
+  end if;
   if not is_told then
     -- say that something changed
     insert into crm_relay.change (slot, module, action, db_user, db_role, application)

@@ -84,6 +84,25 @@ $$;
 comment on function crm_relay.redact(text) is
   'takes the columns of a module that are hidden now out of journal rows that were written before, and makes history another; returns the number of rows';
 
+create or replace function crm_relay.owners_apart(out relation regclass, out owner name, out others text) returns setof record
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  -- The planner calls functions that it finds in a table's indexes, constraints and statistics: those are
+  -- the owner's, and run as the role that looks a record up, which may read the other tables, too.
+  select c.oid::regclass, r.rolname, string_agg(o.oid::regclass::text, ', ' order by o.oid::regclass::text)
+    from crm_relay.module m
+    join pg_class c on c.oid = m.relation
+    join pg_roles r on r.oid = c.relowner
+    join crm_relay.module n on n.relation <> m.relation
+    join pg_class o on o.oid = n.relation
+   where not has_table_privilege(c.relowner, o.oid, 'select')
+      or o.relrowsecurity and not pg_has_role(c.relowner, o.relowner, 'usage')
+   group by c.oid, r.rolname
+$$;
+comment on function crm_relay.owners_apart() is
+  'watched tables whose owner may not read all that is watched: by a function in an index of hers she can, with the rights of the roles that look records up';
+
 create or replace function crm_relay.watch(
   target regclass,
   module text default null,
@@ -233,12 +252,12 @@ begin
     end if;
     -- see crm_relay.records_of(): rendering another type could run its owner's code
     select string_agg(quote_ident(a.attname), ', ') into readable
-      from pg_attribute a join pg_type t on t.oid = a.atttypid
-     where a.attrelid = parent.relation and a.attname::text = any (parent.key_columns || parent.access_columns)
-       and t.typtype not in ('e', 'd') and t.oid >= 16384;
+      from pg_attribute a
+     where a.attrelid = parent.relation and a.attname::text = any (parent.key_columns || parent.access_columns || watched.part_link)
+       and not a.attisdropped and (crm_relay.base_of(a.atttypid)).oid is null;
     if readable is not null then
       raise exception 'crm_relay: columns % of % have types of somebody''s own, which a change of % cannot show', readable, parent.relation, target
-        using hint = 'leave them out of the key and access columns: watch(…, access_columns => ''{…}'')';
+        using hint = 'leave them out of the key, access and link columns: watch(…, access_columns => ''{…}'')';
     end if;
     select string_agg(quote_ident(c), ', ') into readable
       from unnest(parent.key_columns || parent.access_columns || watched.part_link) c;
@@ -292,6 +311,11 @@ begin
   if watched.part_of is null and not watched.narrow then
     execute format('grant usage on schema %I to crm_relay_snapshot', namespace);
     execute format('grant select on %s to crm_relay_snapshot', target);
+  end if;
+  if exists (select from crm_relay.owners_apart() o) then
+    raise notice 'crm_relay: watched tables have different owners: %',
+      (select string_agg(format('%s is %s''s, who may not read %s', o.relation, o.owner, o.others), '; ') from crm_relay.owners_apart() o)
+      using hint = 'code in an index of such a table can run as the roles that look records up, see "Security" in deploy/README.md; watch tables only of owners whom you trust with all of them';
   end if;
   -- its parts may read what their changes are judged by
   for part in select m.relation from crm_relay.module m where m.part_of = watched.module loop
@@ -482,6 +506,7 @@ comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in 
 revoke all on function
   crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text),
   crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text), crm_relay.is_secret(text),
-  crm_relay.stripped(json, text[]), crm_relay.redact(text) from public;
+  crm_relay.stripped(json, text[]), crm_relay.redact(text), crm_relay.owners_apart() from public;
+grant execute on function crm_relay.owners_apart() to crm_relay_audit;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;

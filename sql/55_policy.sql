@@ -38,10 +38,13 @@ begin
   end if;
   begin
     execute watched.lookup into image using id;
-  exception when data_exception then
-    return null; -- an id that does not cast is no record's
+    raise sqlstate 'CR000';
+  exception
+    when sqlstate 'CR000' then
+      return image; -- and what the owner's code did is undone, see image()
+    when data_exception then
+      return null; -- an id that does not cast is no record's
   end;
-  return image;
 end
 $$;
 comment on function crm_relay.access_now(text, text) is
@@ -61,26 +64,38 @@ declare
   heir crm_relay.module;
   columns text;
   link text;
+  found json[];
 begin
   if current_user <> 'crm_relay_policy' then
     raise exception 'crm_relay: heirs_of() belongs to %, it must belong to crm_relay_policy', current_user
       using hint = 'run crm-relay install again';
   end if;
   for heir in select m.* from crm_relay.module m where m.access_of = heirs_of.module loop
-    columns := crm_relay.readable_columns(heir.relation, heir.key_columns || heir.access_columns);
-    select crm_relay.base_type(a.atttypid) into link
-      from pg_attribute a join pg_class c on c.oid = a.attrelid
-     where a.attrelid = heir.relation and a.attname = heir.access_link and not a.attisdropped and c.relkind in ('r', 'p');
-    if columns is null or link is null then
-      raise exception 'crm_relay: the access columns of % are not what they were when it was watched', heir.relation
-        using hint = 'watch it again';
-    end if;
-    return query execute format(
-      'select json_build_object(''of'', w.of, ''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image)
-         from unnest($3) as w (of)
-         join %s r on r.%I operator(pg_catalog.=) w.of::%s
-        cross join lateral (select %s) as i (image)', heir.relation, heir.access_link, link, columns)
-      using heir.module, heir.key_columns, ids;
+    -- one table that cannot be looked into must not stop the others, nor the relay
+    begin
+      columns := crm_relay.readable_columns(heir.relation, heir.key_columns || heir.access_columns);
+      select crm_relay.equals(a.attname, a.atttypid, 'w.of') into link
+        from pg_attribute a join pg_class c on c.oid = a.attrelid
+       where a.attrelid = heir.relation and a.attname = heir.access_link and not a.attisdropped and c.relkind in ('r', 'p');
+      if columns is null or link is null then
+        raise exception 'the access columns of % are not what they were when it was watched', heir.relation;
+      end if;
+      execute format(
+        'select array_agg(json_build_object(''of'', w.of, ''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image))
+           from unnest($3) as w (of)
+           join %s r on %s
+          cross join lateral (select %s) as i (image)', heir.relation, link, columns)
+         into found using heir.module, heir.key_columns, ids;
+      raise sqlstate 'CR000';
+    exception
+      when sqlstate 'CR000' then
+        null; -- what the owner's code did is undone, see image()
+      when others then
+        raise warning 'crm_relay.heirs_of(): %: %', heir.module, sqlerrm;
+        -- any of them may be one: then nothing that was known of who may see what counts any more
+        found := array(select json_build_object('of', w.of, 'module', heir.module, 'record_id', '') from unnest(ids) as w (of));
+    end;
+    return query select unnest(found);
   end loop;
 end
 $$;
@@ -281,18 +296,25 @@ $$;
 comment on function crm_relay.may_see(jsonb, text, text) is
   'whether somebody may see a record as it is now; false also if there is none';
 
--- How the relay asks. A policy that raises must not stop everybody else, and opens nothing: null.
+-- How the relay asks. A policy that raises must not stop everybody else, and opens nothing: null. What a
+-- policy, or code that it came by, did besides answering is undone, see crm_relay.image().
 
 create or replace function crm_relay.known(claims text) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  answer jsonb;
 begin
   -- not every text that is JSON is jsonb, such as one with \u0000
-  return crm_relay.principal(claims::jsonb);
-exception when others then
-  raise warning 'crm_relay.principal(): %', sqlerrm;
-  return null;
+  answer := crm_relay.principal(claims::jsonb);
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return answer;
+  when others then
+    raise warning 'crm_relay.principal(): %', sqlerrm;
+    return null;
 end
 $$;
 comment on function crm_relay.known(text) is 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
@@ -301,11 +323,17 @@ create or replace function crm_relay.sees(principal jsonb, module text, image js
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  answer boolean;
 begin
-  return coalesce(crm_relay.may_see_row(principal, module, crm_relay.readable(image)), false);
-exception when others then
-  raise warning 'crm_relay.may_see_row(): %', sqlerrm;
-  return null;
+  answer := crm_relay.may_see_row(principal, module, crm_relay.readable(image));
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, false);
+  when others then
+    raise warning 'crm_relay.may_see_row(): %', sqlerrm;
+    return null;
 end
 $$;
 comment on function crm_relay.sees(jsonb, text, json) is 'may_see_row() as the relay asks it: null where it raises';
@@ -314,11 +342,17 @@ create or replace function crm_relay.enters(principal jsonb, room text) returns 
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  answer boolean;
 begin
-  return coalesce(crm_relay.may_enter(principal, room), false);
-exception when others then
-  raise warning 'crm_relay.may_enter(): %', sqlerrm;
-  return null;
+  answer := crm_relay.may_enter(principal, room);
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, false);
+  when others then
+    raise warning 'crm_relay.may_enter(): %', sqlerrm;
+    return null;
 end
 $$;
 comment on function crm_relay.enters(jsonb, text) is 'may_enter() as the relay asks it: null where it raises';
@@ -378,10 +412,16 @@ create or replace function crm_relay.placed(module text, image json) returns tex
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  answer text[];
 begin
-  return coalesce(crm_relay.rooms_of(module, crm_relay.readable(image)), '{}');
-exception when others then
-  return null;
+  answer := crm_relay.rooms_of(module, crm_relay.readable(image));
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, '{}');
+  when others then
+    return null;
 end
 $$;
 comment on function crm_relay.placed(text, json) is
@@ -393,6 +433,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   settings crm_relay.setting;
+  is_known boolean := true;
 begin
   if current_user <> 'crm_relay_capture' then
     raise exception 'crm_relay: disconnect() belongs to %, it must belong to crm_relay_capture', current_user
@@ -400,6 +441,21 @@ begin
   end if;
   if coalesce(user_id, '') = '' then
     raise exception 'crm_relay: disconnect() needs the user as their tokens name them, usually the id of the table users';
+  end if;
+  -- a uuid goes by its lower case, as the relay takes it from tokens
+  if user_id ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    user_id := lower(user_id);
+  end if;
+  begin
+    is_known := not exists (select from crm_relay.module m where m.module = 'users')
+                or crm_relay.access_now('users', user_id) is not null;
+  exception when others then
+    null; -- the table cannot be looked into
+  end;
+  if not is_known then
+    -- who was deleted may still have a token
+    raise warning 'crm_relay: no user % in the table users; their tokens are refused all the same', user_id
+      using hint = 'a user is named as their tokens name them, usually by the id of the table users: select crm_relay.disconnect(id::text) from users where email = …';
   end if;
   select * into settings from crm_relay.setting;
   insert into crm_relay.disconnected as known (user_id) values (user_id)
@@ -416,6 +472,7 @@ comment on function crm_relay.disconnect(text) is
   'ends all connections of a user, on all relays, and has tokens refused that were issued before';
 alter function crm_relay.disconnect(text) owner to crm_relay_capture;
 grant select, insert, update on crm_relay.disconnected to crm_relay_capture;
+grant execute on function crm_relay.access_now(text, text) to crm_relay_capture;
 
 revoke all on function
   crm_relay.access_now(text, text), crm_relay.heirs_of(text, text[]), crm_relay.owner_of(json), crm_relay.is_private(json),

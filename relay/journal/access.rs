@@ -30,7 +30,8 @@ const PLACES: &str = "
 const HEIRS: &str = "
     with heirs as materialized (
       select h.heir ->> 'of' as of, m.module, h.heir ->> 'record_id' as record_id,
-             coalesce(crm_relay.only(h.heir -> 'image', array_remove(m.access_columns, m.access_link))::text, '{}') as access
+             case when h.heir -> 'image' is null then '{}'
+                  else coalesce(crm_relay.only(h.heir -> 'image', array_remove(m.access_columns, m.access_link))::text, '{}') end as access
         from crm_relay.heirs_of($1, $2) as h (heir)
         join crm_relay.module m on m.module = h.heir ->> 'module'),
     places as materialized (
@@ -114,12 +115,13 @@ impl Journal {
         let rooms: Vec<&str> = wanted.iter().map(|(_, room)| *room).collect();
         let client = &self.session.client;
         let (snapshot, _) = self.begin().await?;
+        let (highest, witness) = self.newest().await?;
+        let epoch = self.epoch().await?;
+        // last: it runs code of others
         let rows = client
             .query(GRANTS, &[&people, &whose, &rooms, &replays])
             .await?;
-        let (highest, witness) = self.newest().await?;
-        let epoch = self.epoch().await?;
-        client.batch_execute("commit").await?;
+        self.end_after_others().await?;
         let answers = rows.iter().map(|row| row.get::<_, Option<bool>>(0));
         let position = Position {
             snapshot: snapshot.clipped(highest),

@@ -232,10 +232,11 @@ impl Journal {
         let (snapshot, _) = self.begin().await?;
         let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
         let client = &self.session.client;
-        let rows = client.query(RECORDS_NOW, &[&modules, &ids]).await?;
         let (highest, witness) = self.newest().await?;
         let epoch = self.epoch().await?;
-        client.batch_execute("commit").await?;
+        // last: it runs code of the tables' owners
+        let rows = client.query(RECORDS_NOW, &[&modules, &ids]).await?;
+        self.end_after_others().await?;
         let records = rows.iter().map(|row| RecordNow {
             module: row.get(0),
             record_id: row.get(1),

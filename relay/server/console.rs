@@ -382,7 +382,7 @@ impl Watching {
             "connections": status.connections(),
             "unready": match &*status.readiness.borrow() {
                 Readiness::Ready => None,
-                Readiness::Unready(reason) => Some(reason.clone()),
+                Readiness::Unready { details, .. } => Some(details.clone()),
             },
         });
         let Some(survey) = survey else {

@@ -509,6 +509,30 @@ async fn a_record_s_owner_who_changes_brokerage_takes_it_along() {
 }
 
 #[tokio::test]
+async fn whoever_throws_out_somebody_whom_nobody_knows_is_told() {
+    let database = office().await;
+    let said = |user: &str| {
+        let disconnect = format!("select crm_relay.disconnect('{user}')");
+        let told = std::process::Command::new("psql")
+            .args(["-d", &database.url(), "-c", &disconnect])
+            .output()
+            .unwrap();
+        String::from_utf8(told.stderr).unwrap()
+    };
+    let unknown = said("ann@crm.example");
+    assert!(
+        unknown.contains(
+            "no user ann@crm.example in the table users; their tokens are refused all the same"
+        ),
+        "{unknown}"
+    );
+    assert!(said(&id("zoe")).contains("no user"));
+    assert_eq!(said(&id("ann").to_uppercase()), "");
+    // who is not active is known
+    assert_eq!(said(&id("off")), "");
+}
+
+#[tokio::test]
 async fn whom_an_administrator_throws_out_is_out_everywhere_and_stays_out() {
     let (database, relay) = guarded().await;
     let other = Relay::guarded(&database.url(), |_| {}).await;
@@ -536,7 +560,7 @@ async fn whom_an_administrator_throws_out_is_out_everywhere_and_stays_out() {
     assert!(refused.is_err());
     run(
         &database,
-        "reset role; set role crm_relay_audit; select crm_relay.disconnect('{ann}'); reset role",
+        "reset role; set role crm_relay_audit; select crm_relay.disconnect(upper('{ann}')); reset role",
     )
     .await;
     let began = std::time::Instant::now();
@@ -868,6 +892,27 @@ async fn while_postgres_is_away_nobody_gets_what_nobody_could_grant() {
     cluster.start_again();
     let answer = next(&mut ann).await;
     assert_eq!(answer["rooms"], json!([rooms[0]]), "{answer}");
+}
+
+#[tokio::test]
+async fn records_that_depend_on_others_and_cannot_be_looked_up_stop_nobody() {
+    let (database, relay) = guarded().await;
+    let mut bea = client(&relay, "bea").await;
+    let mut ann = client(&relay, "ann").await;
+    bea.subscribe(&[named("leads:{open}")]).await;
+    ann.subscribe(&[named("appointments:{visit}")]).await;
+    run(
+        &database,
+        "alter table appointments rename lead_id to about;
+         update leads set is_private = true where id = '{open}';
+         update appointments set title = 'after' where id = '{visit}'",
+    )
+    .await;
+    assert_eq!(next(&mut bea).await["data"]["is_private"], true);
+    // nothing of it, but that there is something
+    let told = next(&mut ann).await;
+    assert_eq!(told["rooms"][0]["reason"], "truncated", "{told}");
+    assert!(!relay.logs().contains("not reading the journal"));
 }
 
 #[tokio::test]

@@ -225,18 +225,34 @@ async fn when_postgres_crashes_clients_stay_and_get_what_came_after() {
     relay.ready().await;
 }
 
+/// What an operator of the next relay sends along.
+const OPERATOR: &str = "Authorization: Bearer an operator's token\r\n";
+
 #[tokio::test]
 async fn readiness_tells_why_not() {
     let cluster = Cluster::start().await;
-    let relay = Relay::start(&cluster.url()).await;
+    let relay = Relay::with(&cluster.url(), |command| {
+        command.env("RELAY_ADMIN_TOKEN", "an operator's token");
+    })
+    .await;
     cluster.crash();
     relay.logged("not reading the journal").await;
     let (status, body) = relay.get("/readyz", "").await;
     assert_eq!(status, 503);
-    assert!(
-        body.contains("Postgres") || body.contains("connection") || body.contains("session"),
-        "{body}"
-    );
+    // in words that name no host and no login; those are for operators
+    let public = [
+        "Postgres is not reached",
+        "contact with Postgres was lost, or it refused",
+    ];
+    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(told["status"], "unready", "{body}");
+    assert!(public.contains(&told["reason"].as_str().unwrap()), "{body}");
+    relay.logged("could not connect to Postgres at").await;
+    let (status, body) = relay.get("/readyz", OPERATOR).await;
+    assert_eq!(status, 503);
+    assert!(body.contains(&cluster.port().to_string()), "{body}");
+    let (_, body) = relay.get("/readyz", "").await;
+    assert!(body.contains("Postgres is not reached"), "{body}");
     cluster.start_again();
 }
 
@@ -352,8 +368,67 @@ async fn the_relay_needs_no_more_rights_than_its_role() {
     client.subscribe(&[format!("leads:{ONE}")]).await;
     database.execute("update leads set status = 'lost'").await;
     assert_eq!(client.next_event().await["data"], json!({"status": "lost"}));
+    assert!(!relay.logs().contains(TOO_MUCH), "{}", relay.logs());
     drop(relay);
     database.execute(&format!("drop role {login}")).await;
+}
+
+/// How the relay begins to say that its login has too much.
+const TOO_MUCH: &str = "the relay's login has more than crm_relay_serve";
+
+#[tokio::test]
+async fn a_relay_that_was_given_more_than_it_needs_says_so_with_what_mends_it() {
+    let database = Database::create().await;
+    let login = format!("relay_{}", uuid::Uuid::new_v4().simple());
+    let more = format!(
+        "create role {login} login createrole bypassrls in role crm_relay_serve, crm_relay_audit, pg_read_all_data, pg_monitor;
+         create table own (id int primary key); alter table own owner to {login};
+         grant select, update on leads, clients to {login};
+         select crm_relay.watch('own')"
+    );
+    database.execute(&more).await;
+    let url = (database.url()).replace("//postgres@", &format!("//{login}@"));
+    let relay = Relay::start(&url).await;
+    relay.logged(TOO_MUCH).await;
+    let logs = relay.logs();
+    let said: Vec<&str> = logs
+        .lines()
+        .filter(|line| line.contains(TOO_MUCH))
+        .collect();
+    assert_eq!(said.len(), 1, "{logs}");
+    for part in [
+        "it has createrole, bypassrls;".to_owned(),
+        format!("alter role {login} nocreaterole nobypassrls;"),
+        "it is a member of crm_relay_audit, pg_read_all_data;".to_owned(),
+        format!("revoke crm_relay_audit from {login}; revoke pg_read_all_data from {login};"),
+        "it owns public.own;".to_owned(),
+        "in role crm_relay_serve; /* and name it in DATABASE_URL */".to_owned(),
+        "it may select, update public.clients, public.leads".to_owned(),
+        format!("revoke all on public.clients, public.leads from {login};"),
+    ] {
+        assert!(said[0].contains(&part), "{part} is not in {}", said[0]);
+    }
+    drop(relay);
+    // what it says mends it
+    let mend = format!(
+        "alter role {login} nocreaterole nobypassrls;
+         revoke crm_relay_audit from {login}; revoke pg_read_all_data from {login};
+         alter table own owner to postgres;
+         revoke all on clients, leads from {login};"
+    );
+    database.execute(&mend).await;
+    let relay = Relay::start(&url).await;
+    assert!(!relay.logs().contains(TOO_MUCH), "{}", relay.logs());
+    drop(relay);
+    // a superuser needs no further accusation
+    database.execute(&format!("drop role {login}")).await;
+    let relay = Relay::start(&database.url()).await;
+    relay.logged("it is a superuser").await;
+    assert!(!relay.logs().contains("it owns"), "{}", relay.logs());
+    // the demo's database is its own
+    let database = Database::bare().await;
+    let relay = Relay::demo(&database.url()).await;
+    assert!(!relay.logs().contains(TOO_MUCH), "{}", relay.logs());
 }
 
 #[tokio::test]

@@ -484,6 +484,32 @@ async fn a_snapshot_tells_no_secret_and_every_kind_of_key() {
 }
 
 #[tokio::test]
+async fn a_session_in_which_a_records_owner_prepared_a_statement_is_not_used_again() {
+    let database = Database::create().await;
+    // such as one in the place of the relay's own, which no rollback would bring back
+    let trap = "
+        create type bait as enum ('x');
+        create function prepare(bait) returns json language plpgsql as
+          $$ begin execute 'prepare mine as select 1'; return '\"x\"'; end $$;
+        create cast (bait as json) with function prepare(bait);
+        create table traps (id int primary key, bait bait);
+        insert into traps values (1, 'x');
+        select crm_relay.watch('traps')";
+    database.execute(trap).await;
+    let relay = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&relay).await;
+    for _ in 0..3 {
+        // the second time in one session it would raise
+        let answer = client.snapshot(&["traps:1"]).await;
+        assert_eq!(answer["rooms"], json!(["traps:1"]), "{answer}");
+        assert_eq!(client.next_event().await["data"]["bait"], "x");
+    }
+    relay
+        .logged("prepared a statement in the relay's session")
+        .await;
+}
+
+#[tokio::test]
 async fn what_a_throttle_held_back_does_not_come_again_after_a_snapshot_that_has_it() {
     let (database, room) = lead().await;
     let relay = Relay::with(&database.url(), |command| {

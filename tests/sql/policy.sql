@@ -1,7 +1,7 @@
 -- policy: who may see what, by the rules of the usual CRM and of whoever replaces them
 
 begin;
-select plan(64);
+select plan(65);
 
 -- people: Ann and Bea in team T of brokerage B, Cem in team U of brokerage C, and who stands out
 create function pg_temp.id(name text) returns uuid language sql immutable as $$
@@ -121,6 +121,9 @@ select ok(not has_column_privilege('crm_relay_policy', 'users', 'email', 'select
 select crm_relay.disconnect('ann');
 select is((select format('%s %s by %s', module, record_id, db_user) from crm_relay.change where module = 'crm_relay'), format('crm_relay ann by %s', session_user), 'whom an administrator throws out stands in the journal');
 select is((select format('%s by %s', user_id, by_role) from crm_relay.disconnected), format('ann by %s', session_user), 'and with the time up to which their tokens are refused');
+select crm_relay.disconnect(upper(pg_temp.id('ann')::text));
+select ok(exists (select from crm_relay.disconnected where user_id = pg_temp.id('ann')::text) and exists (select from crm_relay.change where record_id = pg_temp.id('ann')::text),
+          'a uuid in upper case is the one that tokens name');
 select ok(not has_function_privilege('crm_relay_serve', 'crm_relay.disconnect(text)', 'execute') and has_function_privilege('crm_relay_audit', 'crm_relay.disconnect(text)', 'execute'), 'only the DBA''s role may do it');
 
 -- what is missing or raises opens nothing
