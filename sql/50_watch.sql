@@ -510,3 +510,14 @@ revoke all on function
 grant execute on function crm_relay.owners_apart() to crm_relay_audit;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;
+
+-- of tables that an earlier version watched; their types are looked at before it is run
+update crm_relay.module m
+   set lookup = (select format('select %s from %s r where %s', c.columns, m.relation, crm_relay.key_condition(m))
+                   from (select crm_relay.readable_columns(m.relation, m.key_columns || m.access_columns)) as c (columns)
+                  where c.columns is not null)
+ where m.part_of is null
+   and m.lookup is distinct from (
+     select format('select %s from %s r where %s', c.columns, m.relation, crm_relay.key_condition(m))
+       from (select crm_relay.readable_columns(m.relation, m.key_columns || m.access_columns)) as c (columns)
+      where c.columns is not null);
