@@ -74,6 +74,8 @@ comment on function crm_relay.image(anyelement) is
 alter function crm_relay.image(anyelement) owner to crm_relay_image;
 revoke all on function crm_relay.image(anyelement) from public;
 revoke all on function crm_relay.readable(json), crm_relay.without(json, text[]) from public;
+-- what an earlier version gave it
+revoke all on function crm_relay.readable(json), crm_relay.without(json, text[]) from crm_relay_image;
 grant execute on function crm_relay.image(anyelement) to crm_relay_capture;
 grant execute on function crm_relay.readable(json) to crm_relay_capture, crm_relay_snapshot, crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.without(json, text[]) to crm_relay_capture, crm_relay_snapshot;

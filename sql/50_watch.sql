@@ -507,7 +507,7 @@ revoke all on function
   crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text),
   crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text), crm_relay.is_secret(text),
   crm_relay.stripped(json, text[]), crm_relay.redact(text), crm_relay.owners_apart() from public;
-grant execute on function crm_relay.owners_apart() to crm_relay_audit;
+grant execute on function crm_relay.owners_apart() to crm_relay_audit, crm_relay_serve;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;
 

@@ -90,6 +90,11 @@ begin
     exception
       when sqlstate 'CR000' then
         null; -- what the owner's code did is undone, see image()
+      when data_exception then
+        -- an id that does not cast names none; the others may
+        found := case when cardinality(ids) > 1 then array(
+          select h from unnest(ids) as w (of) cross join lateral crm_relay.heirs_of(heirs_of.module, array[w.of]) as h
+           where h ->> 'module' = heir.module) end;
       when others then
         raise warning 'crm_relay.heirs_of(): %: %', heir.module, sqlerrm;
         -- any of them may be one: then nothing that was known of who may see what counts any more

@@ -126,6 +126,12 @@ as $$
               else exists (select from unnest(r.key_columns || r.access_columns) k (name)
                              join pg_attribute a on a.attrelid = r.relation and a.attname = k.name and not a.attisdropped
                             where not has_column_privilege(g.oid, r.relation, a.attnum, 'select')) end
+  union all
+  select 'owners_apart', 'note', o.relation::text,
+         format('%s belongs to %s, who may not read %s', o.relation, o.owner, o.others),
+         'a function in an index of that table runs as the roles that look records up, and may read what they may',
+         format('alter table %s owner to …; -- the owner of the others; or: select crm_relay.unwatch(%L)', o.relation, o.relation)
+    from crm_relay.owners_apart() o
 $$;
 comment on function crm_relay.verify_tables() is 'watched tables that are gone, replaced by another, or not readable for the relay''s roles';
 

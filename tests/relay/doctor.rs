@@ -553,6 +553,24 @@ async fn notifications_that_nobody_takes_are_named_with_who_most_likely_holds_th
 }
 
 #[tokio::test]
+async fn a_table_of_another_owner_is_named() {
+    let database = Database::create().await;
+    let url = database.url();
+    let owner = format!("\"{} owner\"", database.name());
+    let apart = format!("create role {owner}; alter table leads owner to {owner}");
+    database.execute(&apart).await;
+    let named = found(&url, "owners_apart", "leads");
+    let what = named[0]["what"].as_str().unwrap();
+    assert!(what.contains("listings"), "{what}");
+    database
+        .execute(&format!(
+            "alter table leads owner to current_user; drop role {owner}"
+        ))
+        .await;
+    assert_eq!(examined(&url), (Vec::new(), 0));
+}
+
+#[tokio::test]
 async fn who_holds_a_lock_of_the_relays_is_named() {
     let database = Database::create().await;
     let url = database.url();

@@ -148,7 +148,7 @@ insert into public.books values (1, 'a');
 update public.books set note = 'b';
 reset role;
 set local role crm_relay_serve;
-select crm_relay.access_now('shelves', '1'), crm_relay.record_now('shelves', '1'), crm_relay.heirs_of('traps', '1');
+select crm_relay.access_now('shelves', '1'), crm_relay.record_now('shelves', '1'), crm_relay.heirs_of('traps', '{1}');
 reset role;
 select ok('crm_relay_part' = any (array_agg(as_role)) and bool_and(what = 'planned'), 'code in the predicate of an index runs when a query is planned') from public.told;
 select ok(current_setting('search_path') = :'search_path' and (select prosecdef from pg_proc where proname = 'records_of'), 'and changes nothing for good');
@@ -187,9 +187,9 @@ select results_eq($$ select record_id, record_image::jsonb from crm_relay.change
 set local role crm_relay_serve;
 select is(crm_relay.access_now('chests', 'y')::jsonb, '{"id": "y", "team_id": "x", "owner_id": "y", "lead_id": "y"}', 'and found by it');
 select is(crm_relay.record_now('chests', 'y') ->> 'link', 'y', 'also to be read as a whole');
-select is((select count(*) from crm_relay.heirs_of('traps', 'y')), 1::bigint, 'or to be found by another');
+select is((select count(*) from crm_relay.heirs_of('traps', '{y}')), 1::bigint, 'or to be found by another');
 reset role;
-select is_empty('select from public.told', 'without that any cast of mallory''s runs as anybody with rights');
+select is_empty('select from public.told where what <> ''planned''', 'without that any cast of mallory''s runs as anybody with rights');
 set local role mallory;
 create table public.pairs (id public.disguised_pair primary key, link public.disguised_pair, team_id uuid);
 reset role;
@@ -264,7 +264,7 @@ alter function crm_relay.image(anyelement) owner to current_user;
 set local role mallory;
 insert into public.traps values (2, 'x');
 reset role;
-select is_empty('select from public.told', 'a function that belongs to a superuser by mistake lends its rights to nobody''s code');
+select is_empty('select from public.told where what <> ''planned''', 'a function that belongs to a superuser by mistake lends its rights to nobody''s code');
 -- and after all that
 select ok(not rolcanlogin and not rolsuper, 'the role of the trigger is a plain one') from pg_roles where rolname = 'crm_relay_capture';
 

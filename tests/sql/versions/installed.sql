@@ -40,10 +40,13 @@ begin
   end if;
   begin
     execute watched.lookup into image using id;
-  exception when data_exception then
-    return null; -- an id that does not cast is no record's
+    raise sqlstate 'CR000';
+  exception
+    when sqlstate 'CR000' then
+      return image; -- and what the owner's code did is undone, see image()
+    when data_exception then
+      return null; -- an id that does not cast is no record's
   end;
-  return image;
 end
 $$;
 ALTER FUNCTION crm_relay.access_now(module text, id text) OWNER TO crm_relay_policy;
@@ -187,19 +190,20 @@ end
 $$;
 ALTER FUNCTION crm_relay.add_triggers(target regclass, module text, part_of text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.add_triggers(target regclass, module text, part_of text) IS 'gives a table (and for truncate its partitions) the relay''s triggers, unless they stand as they should';
-CREATE FUNCTION crm_relay.base_type(type oid) RETURNS text
+CREATE FUNCTION crm_relay.base_of(type oid) RETURNS pg_type
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+  -- an enum goes by its label
   with recursive bases (type, base) as (
-    select t.oid, t.typbasetype from pg_type t where t.oid = base_type.type
+    select t.oid, t.typbasetype from pg_type t where t.oid = base_of.type
     union all
     select t.oid, t.typbasetype from bases b join pg_type t on t.oid = b.base
   )
-  select format_type(b.type, -1) from bases b where b.base = 0
+  select t.* from bases b join pg_type t on t.oid = b.type where b.base = 0 and (t.typtype = 'e' or t.oid < 16384)
 $$;
-ALTER FUNCTION crm_relay.base_type(type oid) OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.base_type(type oid) IS 'a type by its name, a domain by that of what it is made of: its checks are somebody''s code';
+ALTER FUNCTION crm_relay.base_of(type oid) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.base_of(type oid) IS 'the type that values can be read and compared as without running the code of whoever made theirs (casts, checks): of a domain what it is made of; null where there is none such';
 CREATE FUNCTION crm_relay.capture() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -225,6 +229,8 @@ declare
   actor_id text;
   unchanged text[];
   is_told boolean;
+  is_same boolean := false;
+  is_done boolean := false;
   record_ids text[];
   record_images json[];
   role_name text := coalesce(nullif(current_setting('role'), 'none'), session_user);
@@ -237,13 +243,16 @@ begin
     return null;
   end if;
   select * into settings from crm_relay.setting;
-  -- Nothing in a row may make the CRM's write fail. The block takes no transaction id of its own,
-  -- because it only reads.
+  -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
+  -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   begin
     -- a transaction that looked before the table was watched sees no registry: then nothing is known
     is_told := watched.module is not null;
     if is_told and tg_op <> 'INSERT' then
-      old_row := crm_relay.image(old, watched.hidden_columns);
+      old_row := crm_relay.image(old);
+      if cardinality(watched.hidden_columns) > 0 then
+        old_row := crm_relay.without(old_row, watched.hidden_columns);
+      end if;
       if watched.narrow then
         old_row := crm_relay.only(crm_relay.readable(old_row), watched.key_columns || watched.access_columns);
       end if;
@@ -252,7 +261,10 @@ begin
       is_told := old_id is not null;
     end if;
     if is_told and tg_op <> 'DELETE' then
-      new_row := crm_relay.image(new, watched.hidden_columns);
+      new_row := crm_relay.image(new);
+      if cardinality(watched.hidden_columns) > 0 then
+        new_row := crm_relay.without(new_row, watched.hidden_columns);
+      end if;
       if watched.narrow then
         new_row := crm_relay.only(crm_relay.readable(new_row), watched.key_columns || watched.access_columns);
       end if;
@@ -261,7 +273,8 @@ begin
       is_told := new_id is not null;
     end if;
     if is_told and tg_op = 'UPDATE' and old_row::text = new_row::text then
-      return null; -- nothing that anybody may see has changed
+      is_same := true;
+      raise sqlstate 'CR000';
     end if;
     -- both have to fit into one journal row
     is_told := is_told and coalesce(octet_length(old_row::text), 0) + coalesce(octet_length(new_row::text), 0) < 500000000;
@@ -289,11 +302,16 @@ begin
       select r.record_ids, r.record_images into record_ids, record_images
         from crm_relay.records_of(watched, array_remove(array[old_id, new_id], null)) r;
     end if;
+    is_done := true;
+    raise sqlstate 'CR000';
   exception when others or assert_failure then
-    -- such as a cast of the owner's that raises, or a record's table that was changed so that its
-    -- part's look-up fails
-    is_told := false;
+    -- if not done: such as a cast of the owner's that raises, or a record's table that was changed so
+    -- that its part's look-up fails
+    is_told := is_told and is_done;
   end;
+  if is_same then
+    return null; -- nothing that anybody may see has changed
+  end if;
   if not is_told then
     -- say that something changed
     insert into crm_relay.change (slot, module, action, db_user, db_role, application)
@@ -460,9 +478,10 @@ COMMENT ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) IS
 CREATE FUNCTION crm_relay.disconnect(user_id text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
 declare
   settings crm_relay.setting;
+  is_known boolean := true;
 begin
   if current_user <> 'crm_relay_capture' then
     raise exception 'crm_relay: disconnect() belongs to %, it must belong to crm_relay_capture', current_user
@@ -470,6 +489,21 @@ begin
   end if;
   if coalesce(user_id, '') = '' then
     raise exception 'crm_relay: disconnect() needs the user as their tokens name them, usually the id of the table users';
+  end if;
+  -- a uuid goes by its lower case, as the relay takes it from tokens
+  if user_id ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    user_id := lower(user_id);
+  end if;
+  begin
+    is_known := not exists (select from crm_relay.module m where m.module = 'users')
+                or crm_relay.access_now('users', user_id) is not null;
+  exception when others then
+    null; -- the table cannot be looked into
+  end;
+  if not is_known then
+    -- who was deleted may still have a token
+    raise warning 'crm_relay: no user % in the table users; their tokens are refused all the same', user_id
+      using hint = 'a user is named as their tokens name them, usually by the id of the table users: select crm_relay.disconnect(id::text) from users where email = …';
   end if;
   select * into settings from crm_relay.setting;
   insert into crm_relay.disconnected as known (user_id) values (user_id)
@@ -481,7 +515,7 @@ begin
           '{"disconnected": true}');
   perform crm_relay.ring('crm_relay', settings.doorbell);
 end
-$$;
+$_$;
 ALTER FUNCTION crm_relay.disconnect(user_id text) OWNER TO crm_relay_capture;
 COMMENT ON FUNCTION crm_relay.disconnect(user_id text) IS 'ends all connections of a user, on all relays, and has tokens refused that were issued before';
 CREATE FUNCTION crm_relay.disown(known text) RETURNS boolean
@@ -504,11 +538,17 @@ CREATE FUNCTION crm_relay.enters(principal jsonb, room text) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  answer boolean;
 begin
-  return coalesce(crm_relay.may_enter(principal, room), false);
-exception when others then
-  raise warning 'crm_relay.may_enter(): %', sqlerrm;
-  return null;
+  answer := crm_relay.may_enter(principal, room);
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, false);
+  when others then
+    raise warning 'crm_relay.may_enter(): %', sqlerrm;
+    return null;
 end
 $$;
 ALTER FUNCTION crm_relay.enters(principal jsonb, room text) OWNER TO postgres;
@@ -524,6 +564,19 @@ CREATE FUNCTION crm_relay.epoch() RETURNS text
 $$;
 ALTER FUNCTION crm_relay.epoch() OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.epoch() IS 'tells this history from every other: installation, server, database and timeline; part of each cursor';
+CREATE FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean DEFAULT false) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select case when is_any then format('%s operator(pg_catalog.=) any (%s%s)', b.value, given, '::' || b.type || '[]')
+              else format('%s operator(pg_catalog.=) %s%s', b.value, given, '::' || b.type) end
+    from (select format_type(t.oid, -1), t.typtype from crm_relay.base_of(equals.type) t where t.oid is not null) as t (type, kind)
+   -- a cast of text to an enum could be its owner's
+   cross join lateral (select case when t.kind = 'e' then format('enum_out(r.%I::%s)::text', column_name, t.type) else format('r.%I', column_name) end,
+                              case when t.kind = 'e' then 'text' else t.type end) as b (value, type)
+$$;
+ALTER FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean) IS 'the condition that a column of the row r is what was given as text, or one of those; null where that would run somebody''s code';
 CREATE FUNCTION crm_relay.fingerprint(function oid) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -542,49 +595,69 @@ declare
   heir crm_relay.module;
   columns text;
   link text;
+  found json[];
 begin
   if current_user <> 'crm_relay_policy' then
     raise exception 'crm_relay: heirs_of() belongs to %, it must belong to crm_relay_policy', current_user
       using hint = 'run crm-relay install again';
   end if;
   for heir in select m.* from crm_relay.module m where m.access_of = heirs_of.module loop
-    columns := crm_relay.readable_columns(heir.relation, heir.key_columns || heir.access_columns);
-    select crm_relay.base_type(a.atttypid) into link
-      from pg_attribute a join pg_class c on c.oid = a.attrelid
-     where a.attrelid = heir.relation and a.attname = heir.access_link and not a.attisdropped and c.relkind in ('r', 'p');
-    if columns is null or link is null then
-      raise exception 'crm_relay: the access columns of % are not what they were when it was watched', heir.relation
-        using hint = 'watch it again';
-    end if;
-    return query execute format(
-      'select json_build_object(''of'', w.of, ''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image)
-         from unnest($3) as w (of)
-         join %s r on r.%I operator(pg_catalog.=) w.of::%s
-        cross join lateral (select %s) as i (image)', heir.relation, heir.access_link, link, columns)
-      using heir.module, heir.key_columns, ids;
+    -- one table that cannot be looked into must not stop the others, nor the relay
+    begin
+      columns := crm_relay.readable_columns(heir.relation, heir.key_columns || heir.access_columns);
+      select crm_relay.equals(a.attname, a.atttypid, 'w.of') into link
+        from pg_attribute a join pg_class c on c.oid = a.attrelid
+       where a.attrelid = heir.relation and a.attname = heir.access_link and not a.attisdropped and c.relkind in ('r', 'p');
+      if columns is null or link is null then
+        raise exception 'the access columns of % are not what they were when it was watched', heir.relation;
+      end if;
+      execute format(
+        'select array_agg(json_build_object(''of'', w.of, ''module'', $1, ''record_id'', crm_relay.record_id(i.image, $2), ''image'', i.image))
+           from unnest($3) as w (of)
+           join %s r on %s
+          cross join lateral (select %s) as i (image)', heir.relation, link, columns)
+         into found using heir.module, heir.key_columns, ids;
+      raise sqlstate 'CR000';
+    exception
+      when sqlstate 'CR000' then
+        null; -- what the owner's code did is undone, see image()
+      when data_exception then
+        -- an id that does not cast names none; the others may
+        found := case when cardinality(ids) > 1 then array(
+          select h from unnest(ids) as w (of) cross join lateral crm_relay.heirs_of(heirs_of.module, array[w.of]) as h
+           where h ->> 'module' = heir.module) end;
+      when others then
+        raise warning 'crm_relay.heirs_of(): %: %', heir.module, sqlerrm;
+        -- any of them may be one: then nothing that was known of who may see what counts any more
+        found := array(select json_build_object('of', w.of, 'module', heir.module, 'record_id', '') from unnest(ids) as w (of));
+    end;
+    return query select unnest(found);
   end loop;
 end
 $_$;
 ALTER FUNCTION crm_relay.heirs_of(module text, ids text[]) OWNER TO crm_relay_policy;
 COMMENT ON FUNCTION crm_relay.heirs_of(module text, ids text[]) IS 'the records whose access depends on these, such as the appointments of leads: of which one, module, record_id and image of key and access columns';
-CREATE FUNCTION crm_relay.image(record anyelement, hidden text[]) RETURNS json
+CREATE FUNCTION crm_relay.image(record anyelement) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  rendered pg_catalog.json;
 begin
   -- a dump that was restored without its owners must not lend anybody's rights to the rows' casts
-  if current_user <> 'crm_relay_image' then
+  if current_user operator(pg_catalog.<>) 'crm_relay_image' then
     raise exception 'crm_relay: image() belongs to %, it must belong to crm_relay_image', current_user
       using hint = 'run crm-relay install again';
   end if;
-  if cardinality(hidden) > 0 then
-    return crm_relay.without(row_to_json(record), hidden);
+  rendered := pg_catalog.row_to_json(record);
+  if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+    raise exception 'crm_relay: a cast of the row''s types changes search_path';
   end if;
-  return row_to_json(record);
+  return rendered;
 end
 $$;
-ALTER FUNCTION crm_relay.image(record anyelement, hidden text[]) OWNER TO crm_relay_image;
-COMMENT ON FUNCTION crm_relay.image(record anyelement, hidden text[]) IS 'a row as json without its hidden columns; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
+ALTER FUNCTION crm_relay.image(record anyelement) OWNER TO crm_relay_image;
+COMMENT ON FUNCTION crm_relay.image(record anyelement) IS 'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
 CREATE PROCEDURE crm_relay.in_short_transaction(IN command text, IN about text)
     LANGUAGE plpgsql
     AS $$
@@ -634,24 +707,31 @@ CREATE FUNCTION crm_relay.key_condition(watched crm_relay.module) RETURNS text
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
   select string_agg(
-           format('r.%I operator(pg_catalog.=) %s::%s', k.name,
-                  case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end,
-                  crm_relay.base_type(a.atttypid)), ' and ')
+           crm_relay.equals(k.name, a.atttypid,
+                            case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end),
+           ' and ')
     from unnest(watched.key_columns) with ordinality as k (name, place)
-    join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name
+    left join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name and not a.attisdropped
+  having bool_and(crm_relay.equals(k.name, a.atttypid, '') is not null)
 $_$;
 ALTER FUNCTION crm_relay.key_condition(watched crm_relay.module) OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.key_condition(watched crm_relay.module) IS 'the condition that finds the row r of a record by its id, $1';
+COMMENT ON FUNCTION crm_relay.key_condition(watched crm_relay.module) IS 'the condition that finds the row r of a record by its id, $1; null where that would run somebody''s code';
 CREATE FUNCTION crm_relay.known(claims text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  answer jsonb;
 begin
   -- not every text that is JSON is jsonb, such as one with \u0000
-  return crm_relay.principal(claims::jsonb);
-exception when others then
-  raise warning 'crm_relay.principal(): %', sqlerrm;
-  return null;
+  answer := crm_relay.principal(claims::jsonb);
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return answer;
+  when others then
+    raise warning 'crm_relay.principal(): %', sqlerrm;
+    return null;
 end
 $$;
 ALTER FUNCTION crm_relay.known(claims text) OWNER TO postgres;
@@ -756,14 +836,38 @@ CREATE FUNCTION crm_relay.owner_of(image json) RETURNS text
 $$;
 ALTER FUNCTION crm_relay.owner_of(image json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.owner_of(image json) IS 'the owner of a record by its image: the first of these columns that is not null';
+CREATE FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) RETURNS SETOF record
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  -- The planner calls functions that it finds in a table's indexes, constraints and statistics: those are
+  -- the owner's, and run as the role that looks a record up, which may read the other tables, too.
+  select c.oid::regclass, r.rolname, string_agg(o.oid::regclass::text, ', ' order by o.oid::regclass::text)
+    from crm_relay.module m
+    join pg_class c on c.oid = m.relation
+    join pg_roles r on r.oid = c.relowner
+    join crm_relay.module n on n.relation <> m.relation
+    join pg_class o on o.oid = n.relation
+   where not has_table_privilege(c.relowner, o.oid, 'select')
+      or o.relrowsecurity and not pg_has_role(c.relowner, o.relowner, 'usage')
+   group by c.oid, r.rolname
+$$;
+ALTER FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) IS 'watched tables whose owner may not read all that is watched: by a function in an index of hers she can, with the rights of the roles that look records up';
 CREATE FUNCTION crm_relay.placed(module text, image json) RETURNS text[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  answer text[];
 begin
-  return coalesce(crm_relay.rooms_of(module, crm_relay.readable(image)), '{}');
-exception when others then
-  return null;
+  answer := crm_relay.rooms_of(module, crm_relay.readable(image));
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, '{}');
+  when others then
+    return null;
 end
 $$;
 ALTER FUNCTION crm_relay.placed(module text, image json) OWNER TO postgres;
@@ -841,18 +945,15 @@ CREATE FUNCTION crm_relay.readable_columns(relation regclass, columns text[]) RE
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  -- rendering a type of the owner's own could run the owner's code: an enum goes by its label, a domain
-  -- by what it is made of, anything else not at all
   select 'json_build_object(' || string_agg(
-           format('%L, ', a.attname) || case
-             when t.typtype = 'e' then format('enum_out(r.%I)::text', a.attname)
-             when t.typtype = 'd' then format('r.%I::%s', a.attname, crm_relay.base_type(t.oid))
-             when t.oid < 16384 then format('r.%I', a.attname)
+           format('%L, ', k.name) || case
+             when t.typtype = 'e' then format('enum_out(r.%I::%s)::text', k.name, format_type(t.oid, -1))
+             else format('r.%I::%s', k.name, format_type(t.oid, -1))
            end, ', ') || ')'
     from unnest(columns) k (name)
     left join pg_attribute a on a.attrelid = relation and a.attname = k.name and not a.attisdropped
-    left join pg_type t on t.oid = a.atttypid
-   having bool_and(coalesce(t.typtype in ('e', 'd') or t.oid < 16384, false))
+    left join lateral crm_relay.base_of(a.atttypid) t on true
+   having bool_and(t.oid is not null)
 $$;
 ALTER FUNCTION crm_relay.readable_columns(relation regclass, columns text[]) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.readable_columns(relation regclass, columns text[]) IS 'the expression that renders these columns of a row r without running anybody''s code; null where that cannot be';
@@ -900,7 +1001,7 @@ CREATE FUNCTION crm_relay.record_now(module text, id text) RETURNS json
     SET lc_monetary TO 'C'
     SET array_nulls TO 'on'
     SET row_security TO 'on'
-    AS $_$
+    AS $$
 declare
   watched crm_relay.module;
   image json;
@@ -918,15 +1019,25 @@ begin
     raise exception 'crm_relay: module % cannot be read', watched.module
       using hint = 'it has no table any more, or row level security: alter role crm_relay_snapshot bypassrls';
   end if;
+  if crm_relay.key_condition(watched) is null then
+    raise exception 'crm_relay: the key of module % has a type of somebody''s own, or a column that is not there any more', watched.module;
+  end if;
   begin
-    execute format('select crm_relay.image(r, $2) from %s r where %s', watched.relation, crm_relay.key_condition(watched))
-       into image using id, watched.hidden_columns;
-  exception when data_exception then
-    return null; -- an id that does not cast is no record's
+    execute format('select crm_relay.image(r) from %s r where %s', watched.relation, crm_relay.key_condition(watched))
+       into image using id;
+    raise sqlstate 'CR000';
+  exception
+    when sqlstate 'CR000' then
+      null; -- what the owner's code did is undone, see image()
+    when data_exception then
+      return null; -- an id that does not cast is no record's
   end;
+  if image is not null and cardinality(watched.hidden_columns) > 0 then
+    return crm_relay.without(image, watched.hidden_columns);
+  end if;
   return image;
 end
-$_$;
+$$;
 ALTER FUNCTION crm_relay.record_now(module text, id text) OWNER TO crm_relay_snapshot;
 COMMENT ON FUNCTION crm_relay.record_now(module text, id text) IS 'a record as it is, without its hidden columns; null if there is none';
 CREATE FUNCTION crm_relay.records_of(part crm_relay.module, ids text[], OUT record_ids text[], OUT record_images json[]) RETURNS record
@@ -949,7 +1060,7 @@ begin
     raise exception 'crm_relay: module % has no table any more', parent.module;
   end if;
   columns := crm_relay.readable_columns(parent.relation, parent.key_columns || parent.access_columns);
-  select format('r.%I operator(pg_catalog.=) any ($1::%s[])', a.attname, crm_relay.base_type(a.atttypid)) into link
+  select crm_relay.equals(a.attname, a.atttypid, '$1', true) into link
     from pg_attribute a
    where a.attrelid = parent.relation and a.attname = part.part_link and not a.attisdropped;
   if columns is null or link is null then
@@ -1036,11 +1147,17 @@ CREATE FUNCTION crm_relay.sees(principal jsonb, module text, image json) RETURNS
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  answer boolean;
 begin
-  return coalesce(crm_relay.may_see_row(principal, module, crm_relay.readable(image)), false);
-exception when others then
-  raise warning 'crm_relay.may_see_row(): %', sqlerrm;
-  return null;
+  answer := crm_relay.may_see_row(principal, module, crm_relay.readable(image));
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(answer, false);
+  when others then
+    raise warning 'crm_relay.may_see_row(): %', sqlerrm;
+    return null;
 end
 $$;
 ALTER FUNCTION crm_relay.sees(principal jsonb, module text, image json) OWNER TO postgres;
@@ -1787,6 +1904,12 @@ CREATE FUNCTION crm_relay.verify_tables() RETURNS SETOF crm_relay.finding
               else exists (select from unnest(r.key_columns || r.access_columns) k (name)
                              join pg_attribute a on a.attrelid = r.relation and a.attname = k.name and not a.attisdropped
                             where not has_column_privilege(g.oid, r.relation, a.attnum, 'select')) end
+  union all
+  select 'owners_apart', 'note', o.relation::text,
+         format('%s belongs to %s, who may not read %s', o.relation, o.owner, o.others),
+         'a function in an index of that table runs as the roles that look records up, and may read what they may',
+         format('alter table %s owner to …; -- the owner of the others; or: select crm_relay.unwatch(%L)', o.relation, o.relation)
+    from crm_relay.owners_apart() o
 $$;
 ALTER FUNCTION crm_relay.verify_tables() OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.verify_tables() IS 'watched tables that are gone, replaced by another, or not readable for the relay''s roles';
@@ -2015,12 +2138,12 @@ begin
     end if;
     -- see crm_relay.records_of(): rendering another type could run its owner's code
     select string_agg(quote_ident(a.attname), ', ') into readable
-      from pg_attribute a join pg_type t on t.oid = a.atttypid
-     where a.attrelid = parent.relation and a.attname::text = any (parent.key_columns || parent.access_columns)
-       and t.typtype not in ('e', 'd') and t.oid >= 16384;
+      from pg_attribute a
+     where a.attrelid = parent.relation and a.attname::text = any (parent.key_columns || parent.access_columns || watched.part_link)
+       and not a.attisdropped and (crm_relay.base_of(a.atttypid)).oid is null;
     if readable is not null then
       raise exception 'crm_relay: columns % of % have types of somebody''s own, which a change of % cannot show', readable, parent.relation, target
-        using hint = 'leave them out of the key and access columns: watch(…, access_columns => ''{…}'')';
+        using hint = 'leave them out of the key, access and link columns: watch(…, access_columns => ''{…}'')';
     end if;
     select string_agg(quote_ident(c), ', ') into readable
       from unnest(parent.key_columns || parent.access_columns || watched.part_link) c;
@@ -2071,6 +2194,11 @@ begin
   if watched.part_of is null and not watched.narrow then
     execute format('grant usage on schema %I to crm_relay_snapshot', namespace);
     execute format('grant select on %s to crm_relay_snapshot', target);
+  end if;
+  if exists (select from crm_relay.owners_apart() o) then
+    raise notice 'crm_relay: watched tables have different owners: %',
+      (select string_agg(format('%s is %s''s, who may not read %s', o.relation, o.owner, o.others), '; ') from crm_relay.owners_apart() o)
+      using hint = 'code in an index of such a table can run as the roles that look records up, see "Security" in deploy/README.md; watch tables only of owners whom you trust with all of them';
   end if;
   -- its parts may read what their changes are judged by
   for part in select m.relation from crm_relay.module m where m.part_of = watched.module loop
@@ -2631,12 +2759,13 @@ GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.access_now(module text, id text) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.access_now(module text, id text) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.access_now(module text, id text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.access_of_record(module text, id text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.access_of_record(module text, id text) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.base_type(type oid) TO crm_relay_part;
-GRANT ALL ON FUNCTION crm_relay.base_type(type oid) TO crm_relay_policy;
-GRANT ALL ON FUNCTION crm_relay.base_type(type oid) TO crm_relay_snapshot;
+GRANT ALL ON FUNCTION crm_relay.base_of(type oid) TO crm_relay_part;
+GRANT ALL ON FUNCTION crm_relay.base_of(type oid) TO crm_relay_policy;
+GRANT ALL ON FUNCTION crm_relay.base_of(type oid) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.changes_since(cursor text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.changes_since(cursor text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_audit;
@@ -2648,12 +2777,15 @@ GRANT ALL ON FUNCTION crm_relay.enters(principal jsonb, room text) TO crm_relay_
 GRANT ALL ON FUNCTION crm_relay.epoch() TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.epoch() TO crm_relay_prune;
 GRANT ALL ON FUNCTION crm_relay.epoch() TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean) TO crm_relay_part;
+GRANT ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean) TO crm_relay_policy;
+GRANT ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.fingerprint(function oid) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.fingerprint(function oid) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.image(record anyelement, hidden text[]) TO crm_relay_capture;
-GRANT ALL ON FUNCTION crm_relay.image(record anyelement, hidden text[]) TO crm_relay_snapshot;
+GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_capture;
+GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_audit;
@@ -2674,6 +2806,8 @@ GRANT ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boo
 GRANT ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.owner_of(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.owner_of(image json) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.placed(module text, image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.placed(module text, image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.principal(claims jsonb) TO crm_relay_audit;
@@ -2681,8 +2815,8 @@ GRANT ALL ON FUNCTION crm_relay.principal(claims jsonb) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.prune(needed xid8) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.readable(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.readable(image json) TO crm_relay_capture;
-GRANT ALL ON FUNCTION crm_relay.readable(image json) TO crm_relay_image;
 GRANT ALL ON FUNCTION crm_relay.readable(image json) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.readable(image json) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.readable_columns(relation regclass, columns text[]) TO crm_relay_part;
 GRANT ALL ON FUNCTION crm_relay.readable_columns(relation regclass, columns text[]) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.recent_rows(per_slot integer) TO crm_relay_audit;
@@ -2733,7 +2867,7 @@ GRANT ALL ON FUNCTION crm_relay.watch_call(watched crm_relay.module, relation te
 GRANT ALL ON FUNCTION crm_relay.watch_command(relation regclass) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.watch_command(relation regclass) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.without(image json, columns text[]) TO crm_relay_capture;
-GRANT ALL ON FUNCTION crm_relay.without(image json, columns text[]) TO crm_relay_image;
+GRANT ALL ON FUNCTION crm_relay.without(image json, columns text[]) TO crm_relay_snapshot;
 GRANT INSERT ON TABLE crm_relay.change TO crm_relay_capture;
 GRANT SELECT ON TABLE crm_relay.audit TO crm_relay_audit;
 GRANT SELECT ON TABLE crm_relay.canary TO crm_relay_policy;
@@ -2773,7 +2907,6 @@ GRANT UPDATE(pruned_at) ON TABLE crm_relay.setting TO crm_relay_prune;
 GRANT UPDATE(pruned_txid) ON TABLE crm_relay.setting TO crm_relay_prune;
 GRANT USAGE ON SCHEMA crm_relay TO crm_relay_audit;
 GRANT USAGE ON SCHEMA crm_relay TO crm_relay_capture;
-GRANT USAGE ON SCHEMA crm_relay TO crm_relay_image;
 GRANT USAGE ON SCHEMA crm_relay TO crm_relay_part;
 GRANT USAGE ON SCHEMA crm_relay TO crm_relay_policy;
 GRANT USAGE ON SCHEMA crm_relay TO crm_relay_prune;
@@ -2785,16 +2918,17 @@ REVOKE ALL ON FUNCTION crm_relay.access_now(module text, id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.access_of_record(module text, id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.actor(watched crm_relay.module, old_image json, new_image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.add_triggers(target regclass, module text, part_of text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.base_type(type oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.base_of(type oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.changes_since(cursor text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.disconnect(user_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.disown(known text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.enters(principal jsonb, room text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.epoch() FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.fingerprint(function oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.image(record anyelement, hidden text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.image(record anyelement) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_private(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) FROM PUBLIC;
@@ -2805,6 +2939,7 @@ REVOKE ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image
 REVOKE ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.owner_of(image json) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.placed(module text, image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.principal(claims jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.prune(needed xid8) FROM PUBLIC;
