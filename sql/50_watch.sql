@@ -516,7 +516,7 @@ update crm_relay.module m
    set lookup = (select format('select %s from %s r where %s', c.columns, m.relation, crm_relay.key_condition(m))
                    from (select crm_relay.readable_columns(m.relation, m.key_columns || m.access_columns)) as c (columns)
                   where c.columns is not null)
- where m.part_of is null
+ where m.part_of is null and m.lookup is not null
    and m.lookup is distinct from (
      select format('select %s from %s r where %s', c.columns, m.relation, crm_relay.key_condition(m))
        from (select crm_relay.readable_columns(m.relation, m.key_columns || m.access_columns)) as c (columns)

@@ -16,7 +16,8 @@ const EXCESS: &str = "
     with me as (
       select quote_ident(r.rolname) as login, r.* from pg_roles r where r.rolname = current_user),
     watched as (
-      select c.oid::regclass::text as name, c.relowner, c.relacl from crm_relay.module m join pg_class c on c.oid = m.relation),
+      select c.oid::regclass::text as name, c.relowner, c.relacl from crm_relay.module m join pg_class c on c.oid = m.relation
+       where c.relnamespace <> 'crm_relay'::regnamespace),
     another as (
       select 'create role relay login password ''…'' in role crm_relay_serve; /* and name it in DATABASE_URL */' as login)
     select 'it is a superuser' as what, another.login as mend from me cross join another where me.rolsuper

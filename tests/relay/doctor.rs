@@ -235,7 +235,7 @@ async fn a_function_that_is_not_as_it_was_installed_is_named_and_mended() {
             "function_missing",
         ),
         (
-            "alter function crm_relay.image(anyelement, text[]) owner to postgres",
+            "alter function crm_relay.image(anyelement) owner to postgres",
             "function_owner",
         ),
         (

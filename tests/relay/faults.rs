@@ -548,6 +548,8 @@ async fn two_phase_commit_refuses_the_doorbell_and_goes_without_it() {
     cluster.start_again();
     let crm = connect(&cluster.url()).await;
     let write = format!("begin; insert into leads (id) values ('{ONE}')");
+    let rings = "update crm_relay.setting set doorbell = 'always'";
+    crm.batch_execute(rings).await.unwrap();
     crm.batch_execute(&write).await.unwrap();
     let refused = crm
         .batch_execute("prepare transaction 'one'")

@@ -1,11 +1,6 @@
-//! Any text as a client's message: never a panic, and what is refused says why.
 #![no_main]
 
-use crm_relay::protocol;
-use libfuzzer_sys::fuzz_target;
+#[path = "../decoders/request.rs"]
+mod request;
 
-fuzz_target!(|text: &str| {
-    if let Err(refusal) = protocol::read(text) {
-        assert!(!refusal.text().is_empty());
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| request::check(bytes));
