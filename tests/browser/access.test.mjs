@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { connect } from "crm-relay";
 import WebSocket from "ws";
 import { LISTINGS, PEOPLE, listing, office, token } from "./office.mjs";
-import { until } from "./page.mjs";
+import { Heard, until } from "./page.mjs";
 
 const { ana, ben, carla } = PEOPLE;
 let crm;
@@ -15,7 +15,7 @@ after(() => crm?.close());
 
 /** A class of sockets; `came` is what they heard. */
 function keeping(came) {
-  return class extends WebSocket {
+  return class extends Heard {
     constructor(url) {
       super(url);
       came.push({ type: "open" });

@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
+import WebSocket from "ws";
 import { complaint } from "../contract/frames.mjs";
 
 const TARGET = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.meta.url).pathname;
@@ -66,10 +67,18 @@ let frames = 0;
 const complaints = [];
 
 /** Every frame that a test hears of the relay must be as relay/asyncapi.yaml says; else the file fails. */
-export function hear(text) {
+function hear(text) {
   frames++;
   const wrong = complaint(text);
   if (wrong) complaints.push(wrong);
+}
+
+/** Sockets of a client in Node; what they hear is looked at. */
+export class Heard extends WebSocket {
+  constructor(...how) {
+    super(...how);
+    this.on("message", (data) => hear(String(data)));
+  }
 }
 
 // not in a hook, which would keep the others from their work

@@ -5,8 +5,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { connect } from "crm-relay";
-import WebSocket from "ws";
-import { PEOPLE, api, demo, edit, hear, until } from "./page.mjs";
+import { Heard, PEOPLE, api, demo, edit, until } from "./page.mjs";
 
 const { ana } = PEOPLE;
 let relay;
@@ -16,14 +15,6 @@ after(async () => assert.equal(await relay?.stop(), 0, "the demo takes away what
 
 /** As any program beside the CRM might. */
 const sql = (text) => execFileSync(`${process.env.PG_BIN}/psql`, ["-qX", "-v", "ON_ERROR_STOP=1", "-c", text, process.env.DATABASE_URL]);
-
-/** One whose frames are looked at. */
-class Heard extends WebSocket {
-  constructor(url) {
-    super(url);
-    this.on("message", (data) => hear(String(data)));
-  }
-}
 
 /** A client of the real relay that ends with its test. */
 function client(t, options) {

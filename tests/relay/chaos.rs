@@ -224,7 +224,13 @@ impl Watcher {
             return false;
         };
         tokio::spawn(connection);
-        // first: whoever knows it has read everything that was written before it
+        // of one moment: whoever knows the marker has read everything that was written before it, and whoever
+        // has read the marker's record knows the marker
+        let one_moment = "begin isolation level repeatable read read only";
+        if client.batch_execute(one_moment).await.is_err() {
+            self.cursor = None;
+            return false;
+        }
         let sql = format!("select first_name from leads where id = '{}'", record(3, 0));
         let Ok(marker) = client.query_one(&sql, &[]).await else {
             self.cursor = None;

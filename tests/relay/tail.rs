@@ -41,7 +41,7 @@ async fn lines(tail: &mut Running, count: usize) -> Vec<String> {
 
 /// Whether it has begun to listen.
 async fn listens(database: &Database) {
-    let sessions = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'crm-relay follow'";
+    let sessions = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'crm-relay follow %'";
     while database.value(sessions).await == "0" {
         tokio::task::yield_now().await;
     }
