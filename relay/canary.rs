@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,26 +15,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
 use crate::frame;
+use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::postgres::{ConnectError, Database, Session, chain};
-use crate::rooms::{Beginning, Command, Enter, Member, Subscribe};
+use crate::rooms::{Beginning, Command, Enter, ITSELF, Subscribe};
 
 /// How long a beat may take: twice what the poll that covers everything takes to find it.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
-
-/// Its number among the members; connections count from 0.
-const MEMBER: Member = Member::MAX;
-
-/// What is known of the beats, for who measures.
-#[derive(Debug, Default)]
-pub struct Pulse {
-    /// Beats that were heard.
-    pub heard: AtomicU64,
-    /// Beats that were not, or could not be written.
-    pub missed: AtomicU64,
-    /// From before the last one was written until it was heard, in microseconds.
-    pub lag_us: AtomicU64,
-}
 
 /// Why a beat was not heard.
 #[derive(Debug, Error)]
@@ -57,7 +43,7 @@ pub struct Canary {
     /// This one's row.
     id: Uuid,
     outbox: Arc<Outbox>,
-    pulse: Arc<Pulse>,
+    metrics: Metrics,
     /// What is wrong, if anything is.
     silence: watch::Sender<Option<String>>,
 }
@@ -67,7 +53,7 @@ impl Canary {
     pub fn new(
         database: Database,
         rooms: mpsc::Sender<Command>,
-        pulse: Arc<Pulse>,
+        metrics: Metrics,
         silence: watch::Sender<Option<String>>,
     ) -> Canary {
         Canary {
@@ -75,7 +61,7 @@ impl Canary {
             rooms,
             id: Uuid::new_v4(),
             outbox: Arc::new(Outbox::new(1 << 20)),
-            pulse,
+            metrics,
             silence,
         }
     }
@@ -101,10 +87,8 @@ impl Canary {
             match heard {
                 Ok(()) => {
                     let lag = began.elapsed();
-                    self.pulse
-                        .lag_us
-                        .store(lag.as_micros() as u64, Ordering::Relaxed);
-                    self.pulse.heard.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.canary_lag.observe(lag.as_secs_f64());
+                    self.metrics.canary("heard").inc();
                     let lag_ms = lag.as_secs_f64() * 1000.0;
                     tracing::info!(beat, lag_ms, "the canary was heard");
                     self.silence.send_replace(None);
@@ -113,7 +97,7 @@ impl Canary {
                 Err(silence) => {
                     // whatever the session is in the middle of is not gone on with
                     session = None;
-                    self.pulse.missed.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.canary("missed").inc();
                     tracing::warn!(beat, reason = %silence, "the canary was not heard");
                     let reason = format!("the canary was not heard: {silence}");
                     self.silence.send_replace(Some(reason));
@@ -125,7 +109,7 @@ impl Canary {
     /// Takes its place in its row's room.
     async fn perch(&self) -> Result<(), Silence> {
         let enter = Enter {
-            member: MEMBER,
+            member: ITSELF,
             session: self.id,
             outbox: self.outbox.clone(),
             transactions: false,
@@ -134,7 +118,7 @@ impl Canary {
         };
         let (reply, answered) = oneshot::channel();
         let subscribe = Subscribe {
-            member: MEMBER,
+            member: ITSELF,
             rooms: vec![format!("crm_relay_canary:{}", self.id)],
             granted: None,
             from: Beginning::Now,

@@ -602,6 +602,7 @@ impl Connection {
         let registry = self.shared.registry.borrow().clone();
         let mut wanted = Wanted {
             member: self.member,
+            connection: self.session,
             rooms: Vec::new(),
             denied: Vec::new(),
             id,

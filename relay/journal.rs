@@ -67,6 +67,9 @@ pub const READ: &str = concat!(
     in_order!()
 );
 
+/// Whether a row that was read is still there.
+const STANDS: &str = "select exists (select from crm_relay.change c where c.txid = $1::bigint::text::xid8 and c.seq = $2)";
+
 /// Sorting and hashing would be the planner's choice only where its statistics lie; the index is
 /// always right. A plan for all parameters is made once.
 pub const READ_SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set plan_cache_mode = force_generic_plan; set jit = off";
@@ -94,6 +97,9 @@ pub enum JournalError {
     /// Another relay, or a DBA, pruned what this one had yet to read.
     #[error("the journal was pruned beyond what was read")]
     Pruned,
+    /// Somebody emptied it by hand, perhaps also of what was yet to be read.
+    #[error("the journal no longer holds what was read last")]
+    Emptied,
     /// A row that contradicts the schema.
     #[error(
         "row {seq} of crm_relay.change has action {action:?}; it must be created, updated, deleted or truncated"
@@ -104,6 +110,19 @@ pub enum JournalError {
         /// What stands there.
         action: String,
     },
+}
+
+/// How much the journal holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Rows, as the statistics of Postgres estimate them.
+    pub rows: i64,
+    /// Bytes of all slots with their indexes.
+    pub bytes: i64,
+    /// How long changes are to be kept.
+    pub retention_seconds: i64,
+    /// How old the oldest one is; 0 where there is none.
+    pub oldest_seconds: i64,
 }
 
 /// When writers ring.
@@ -121,6 +140,7 @@ pub enum Mode {
 pub struct Journal {
     session: Session,
     read: Statement,
+    stands: Statement,
     is_spoilt: AtomicBool,
 }
 
@@ -156,9 +176,11 @@ impl Journal {
         }
         client.batch_execute(READ_SETTINGS).await?;
         let read = client.prepare(READ).await?;
+        let stands = client.prepare(STANDS).await?;
         Ok(Journal {
             session,
             read,
+            stands,
             is_spoilt: AtomicBool::new(false),
         })
     }
@@ -270,18 +292,27 @@ impl Journal {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Rows, as the statistics estimate them, and bytes of all slots with their indexes; nothing is read
-    /// of the slots themselves.
-    pub async fn size(&self) -> Result<(i64, i64), JournalError> {
+    /// How much it holds; of its rows the oldest alone is read.
+    pub async fn size(&self) -> Result<Size, JournalError> {
         let row = (self.session.client)
             .query_one(
-                "select coalesce(sum(pg_stat_get_live_tuples(inhrelid)), 0)::bigint,
-                        coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint
-                   from pg_inherits where inhparent = 'crm_relay.change'::regclass",
+                "select s.rows, s.bytes, extract(epoch from c.retention)::bigint,
+                        coalesce(extract(epoch from clock_timestamp() - (
+                          select changed_at from crm_relay.change order by txid limit 1)), 0)::bigint
+                   from crm_relay.setting c
+                  cross join (
+                    select coalesce(sum(pg_stat_get_live_tuples(inhrelid)), 0)::bigint,
+                           coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint
+                      from pg_inherits where inhparent = 'crm_relay.change'::regclass) as s (rows, bytes)",
                 &[],
             )
             .await?;
-        Ok((row.get(0), row.get(1)))
+        Ok(Size {
+            rows: row.get(0),
+            bytes: row.get(1),
+            retention_seconds: row.get(2),
+            oldest_seconds: row.get(3),
+        })
     }
 
     /// Begins to read what became visible since `position`, all of which must still be there.
@@ -290,7 +321,27 @@ impl Journal {
         if pruned >= position.snapshot.xmin() {
             return Err(JournalError::Pruned);
         }
-        self.read_until(position, snapshot).await
+        // what comes after a journal was emptied must not be taken for what comes next; both go out
+        // together, in this order, as the rows wait until they are taken
+        let is_news = !position.snapshot.until(&snapshot).is_empty();
+        let stands = async { Ok(!is_news || self.stands(position, pruned).await?) };
+        let read = self.read_until(position, snapshot);
+        match futures::try_join!(stands, read)? {
+            (true, batch) => Ok(batch),
+            (false, _) => Err(JournalError::Emptied),
+        }
+    }
+
+    /// Whether the last of what was read is there, or was pruned since.
+    async fn stands(&self, position: &Position, pruned: u64) -> Result<bool, JournalError> {
+        let highest = position.highest();
+        let Some(witness) = position.witness.filter(|_| pruned < highest) else {
+            return Ok(true);
+        };
+        let row = (self.session.client)
+            .query_one(&self.stands, &[&(highest as i64), &(witness as i64)])
+            .await?;
+        Ok(row.get(0))
     }
 
     async fn read_until(

@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
+use crate::journal::Size;
 use crate::outbox::Close;
 use crate::rooms::Survey;
 
@@ -105,10 +106,20 @@ metrics! {
         "Times that the journal was read again after contact with Postgres was lost";
     leads: Gauge = Gauge::default(), "crm_relay_leads",
         "1 while this relay leads those of its database, else 0";
+    led_past: Gauge = Gauge::default(), "crm_relay_led_past",
+        "1 while the leading relay is silent and cannot be ended, so that this one looks by itself, else 0";
     journal_rows: Gauge = Gauge::default(), "crm_relay_journal_rows",
         "Rows of the journal, as the statistics of Postgres estimate them once a minute";
     journal_bytes: Gauge = Gauge::default(), "crm_relay_journal_bytes",
         "Size of the journal with its indexes, looked up once a minute";
+    journal_oldest: Gauge = Gauge::default(), "crm_relay_journal_oldest_seconds",
+        "Age of the oldest change in the journal, looked up once a minute; 0 where there is none";
+    journal_retention: Gauge = Gauge::default(), "crm_relay_journal_retention_seconds",
+        "How long changes are to be kept; those of a sixth longer may still be there";
+    canary_beats: Counters<1> = Counters::by(["result"]), "crm_relay_canary_beats",
+        "What the canary wrote, by whether it came back (heard) or not within ten seconds (missed); none without --canary";
+    canary_lag: Histogram = Histogram::new(SECONDS), "crm_relay_canary_seconds",
+        "From before the canary wrote until what it wrote was in its outbox, by the relay's clock alone";
     build: Build = Build, "crm_relay_build",
         "Which version this is; always 1";
     memory: Gauge = Gauge::default(), "process_resident_memory_bytes",
@@ -134,6 +145,21 @@ impl Metrics {
         for source in ["memory", "journal", "resync"] {
             self.resumes.of([source.into()]);
         }
+        for result in ["heard", "missed"] {
+            self.canary(result);
+        }
+        for reason in [
+            "epoch_changed",
+            "cursor_too_old",
+            "too_many_changes",
+            "access_changed",
+            "truncated",
+        ] {
+            self.resyncs.of([reason.into()]);
+        }
+        for status in ["403", "429", "503"] {
+            self.handshakes_refused.of([status.into()]);
+        }
     }
 
     /// A change was told to so many.
@@ -157,6 +183,11 @@ impl Metrics {
         self.closes.of([by.into(), code]).inc();
     }
 
+    /// Beats of the canary with this result.
+    pub fn canary(&self, result: &'static str) -> Counter {
+        self.canary_beats.of([result.into()])
+    }
+
     /// So many rooms of connections had to be fetched anew.
     pub fn resynced(&self, reason: &str, rooms: usize) {
         let counter = self.resyncs.of([reason.to_owned().into()]);
@@ -171,6 +202,14 @@ impl Metrics {
         self.longest_queue_bytes
             .set(survey.longest_queue_bytes as i64);
         self.unjudged.set(survey.unjudged as i64);
+    }
+
+    /// How much the journal holds.
+    pub fn sized(&self, size: &Size) {
+        self.journal_rows.set(size.rows);
+        self.journal_bytes.set(size.bytes);
+        self.journal_retention.set(size.retention_seconds);
+        self.journal_oldest.set(size.oldest_seconds);
     }
 
     /// All of them, as text.

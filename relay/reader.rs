@@ -105,6 +105,7 @@ impl Interrupted {
                 "schema crm_relay has a version that this relay does not read; run: crm-relay install"
             }
             JournalError::Pruned => "the journal was pruned beyond what was read",
+            JournalError::Emptied => "history is another than the one that was read",
             JournalError::Postgres(_) => "contact with Postgres was lost, or it refused",
             JournalError::BadSnapshot(_) | JournalError::BadRow { .. } => {
                 "the journal cannot be read"
@@ -331,7 +332,9 @@ impl Reader {
                     .looked(found, began.elapsed(), doorbell.has_rung())
                     .await?;
                 doorbell.lead(sleeper.leads());
-                self.told.metrics.leads.set(i64::from(sleeper.leads()));
+                let metrics = &self.told.metrics;
+                metrics.leads.set(sleeper.leads().into());
+                metrics.led_past.set(sleeper.looks_past_leader().into());
                 if found > 0 && !is_rung_for {
                     doorbell.pass_on().await?;
                 }
@@ -589,10 +592,7 @@ async fn measure(database: Database, metrics: Metrics) {
         Ok::<_, Interrupted>(journal.size().await?)
     };
     match measured.await {
-        Ok((rows, bytes)) => {
-            metrics.journal_rows.set(rows);
-            metrics.journal_bytes.set(bytes);
-        }
+        Ok(size) => metrics.sized(&size),
         Err(error) => tracing::warn!(%error, "could not look up the size of the journal"),
     }
 }

@@ -33,8 +33,8 @@ use access::{Access, Pending};
 
 pub use access::Judges;
 pub use command::{
-    Asked, Bearer, Beginning, Command, Enter, Inquiry, Member, Missed, Present, Reply, Subscribe,
-    Survey, Verdicts,
+    Asked, Bearer, Beginning, Command, Enter, ITSELF, Inquiry, Member, Missed, Present, Reply,
+    Subscribe, Survey, Verdicts,
 };
 
 /// Most news that wait for the policy's answer; then the reader waits.

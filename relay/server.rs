@@ -36,7 +36,7 @@ use warp::http::{HeaderMap, StatusCode, header};
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
-use crate::canary::{Canary, Pulse};
+use crate::canary::Canary;
 use crate::config::Config;
 use crate::connection::{Connection, Shared};
 use crate::gate::Gate;
@@ -176,10 +176,9 @@ pub async fn serve(
     let reading = tokio::spawn(reader.run());
 
     let (silent, silence) = watch::channel(None);
-    // who measures may have it
-    let pulse = Arc::new(Pulse::default());
     let canary = config.canary.map(|every| {
-        let canary = Canary::new(config.database.clone(), commands.clone(), pulse, silent);
+        let (database, rooms) = (config.database.clone(), commands.clone());
+        let canary = Canary::new(database, rooms, metrics.clone(), silent);
         let mut is_ready = is_ready.clone();
         tokio::spawn(async move {
             let ready = is_ready.wait_for(|readiness| *readiness == Readiness::Ready);

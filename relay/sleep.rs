@@ -107,6 +107,11 @@ impl Sleeper {
         !matches!(self.rest, Rest::Follows | Rest::Past)
     }
 
+    /// Whether it looks by itself, past a leader that is silent.
+    pub fn looks_past_leader(&self) -> bool {
+        self.rest == Rest::Past
+    }
+
     /// Whether what is committed now rings, for whoever leads or for the one that follows.
     pub fn is_rung_for(&self) -> bool {
         matches!(self.rest, Rest::Follows | Rest::Asleep)

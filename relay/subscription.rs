@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::connection::Shared;
 use crate::history::Told;
+use crate::inquiries::NotTold;
 use crate::policy::{Credential, Policy};
 use crate::rooms::{Beginning, Command, Inquiry, Member, Reply, Subscribe, Verdicts};
 use crate::snapshot::Cursor;
@@ -27,6 +29,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 pub struct Wanted {
     /// Its connection.
     pub member: Member,
+    /// What the log calls that.
+    pub connection: Uuid,
     /// The rooms, each once and well-formed.
     pub rooms: Vec<String>,
     /// Those that it cannot have, as the protocol lists them.
@@ -92,11 +96,11 @@ pub async fn subscribe(
             (From::Records, None) => match shared.history.records_now(&rooms).await {
                 Ok((records, at)) => Beginning::Records { records, at },
                 Err(error) if error.will_pass() => {
-                    wait(&error, &mut backoff).await;
+                    wait(&wanted, &error, &mut backoff).await;
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "could not read records for a client: it fetches them itself");
+                    tracing::warn!(connection = %wanted.connection, %error, "could not read records for a client: it fetches them itself");
                     Beginning::Anew("too_many_changes")
                 }
             },
@@ -136,7 +140,7 @@ pub async fn subscribe(
             } => {
                 journal = told;
                 if let Some((policy, _)) = &asker {
-                    let verdicts = judge(policy, &asked).await;
+                    let verdicts = judge(policy, &wanted, &asked).await;
                     shared.rooms.send(Command::Known(verdicts)).await.ok()?;
                 }
             }
@@ -156,10 +160,10 @@ pub async fn subscribe(
                     // the same question again
                     Err(error) if error.will_pass() => {
                         looks -= 1;
-                        wait(&error, &mut backoff).await;
+                        wait(&wanted, &error, &mut backoff).await;
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "could not look up what a client missed: it fetches anew");
+                        tracing::warn!(connection = %wanted.connection, %error, "could not look up what a client missed: it fetches anew");
                         anew = Some("cursor_too_old");
                     }
                 }
@@ -180,7 +184,7 @@ async fn grants(
     let (answers, moment) = loop {
         match policy.grants(who, &wanted.rooms, replays).await {
             Ok(told) => break told,
-            Err(error) => wait(&error, &mut backoff).await,
+            Err(error) => wait(wanted, &error, &mut backoff).await,
         }
     };
     let mut rooms = Vec::new();
@@ -195,19 +199,19 @@ async fn grants(
     (rooms, denied, Some(moment))
 }
 
-async fn judge(policy: &Policy, asked: &Inquiry) -> Verdicts {
+async fn judge(policy: &Policy, wanted: &Wanted, asked: &Inquiry) -> Verdicts {
     let mut backoff = FIRST_BACKOFF;
     let mut answers = Vec::new();
     loop {
         match policy.judge(asked, &mut answers).await {
             Ok(()) => return asked.answered(&answers),
-            Err(error) => wait(&error, &mut backoff).await,
+            Err(error) => wait(wanted, &error, &mut backoff).await,
         }
     }
 }
 
-async fn wait(error: &crate::inquiries::NotTold, backoff: &mut Duration) {
-    tracing::warn!(%error, "Postgres does not answer: a subscription waits");
+async fn wait(wanted: &Wanted, error: &NotTold, backoff: &mut Duration) {
+    tracing::warn!(connection = %wanted.connection, %error, "Postgres does not answer: a subscription waits");
     sleep(*backoff).await;
     *backoff = (*backoff * 2).min(LONGEST_BACKOFF);
 }

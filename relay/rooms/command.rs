@@ -22,6 +22,9 @@ const SURVEY_WITHIN: Duration = Duration::from_secs(2);
 /// A connection, as rooms know it; never used twice.
 pub type Member = u64;
 
+/// The relay's own member, who sees what it wrote itself ([`crate::canary`]); connections count from 0.
+pub const ITSELF: Member = Member::MAX;
+
 /// What the task that owns the rooms is asked to do.
 #[derive(Debug)]
 pub enum Command {

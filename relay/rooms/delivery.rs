@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Member, Rooms};
+use super::{ITSELF, Member, Rooms};
 use crate::event::{self, Changed, Event, Seen, View};
 use crate::frame;
 use crate::registry::holds;
@@ -176,7 +176,7 @@ impl Rooms {
         in_room: Seen,
         told: &mut Told,
     ) -> Option<Seen> {
-        if self.access.is_open() {
+        if self.access.is_open() || member == ITSELF {
             return Some(in_room);
         }
         let membership = self.members.get(&member)?;

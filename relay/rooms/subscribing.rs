@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::access::Looking;
-use super::{Beginning, Member, Missed, Reply, Rooms, Subscribe};
+use super::{Beginning, ITSELF, Member, Missed, Reply, Rooms, Subscribe};
 use crate::event::Event;
 use crate::frame;
 use crate::recent::Found;
@@ -103,7 +103,7 @@ impl Rooms {
             return Admission::Later;
         }
         let Some(granted) = &subscribe.granted else {
-            return if self.access.is_open() {
+            return if self.access.is_open() || subscribe.member == ITSELF {
                 Admission::Now
             } else {
                 Admission::Again

@@ -726,26 +726,31 @@ impl Relay {
 
     /// The answer to these bytes, status and body, once the relay has ended the connection.
     pub async fn request(&self, request: &[u8]) -> (u16, String) {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = TcpStream::connect(&self.address).await.unwrap();
-        stream.write_all(request).await.unwrap();
-        let mut answer = String::new();
-        timeout(DEADLINE, stream.read_to_string(&mut answer))
-            .await
-            .expect("an answer")
-            .unwrap();
-        let status = answer
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok())
-            .expect("a status");
-        (
-            status,
-            answer
-                .split_once("\r\n\r\n")
-                .map_or(String::new(), |(_, body)| body.to_owned()),
-        )
+        self::request(&self.address, request).await
     }
+}
+
+/// The answer of whoever listens there to these bytes, status and body, once the connection was ended.
+pub async fn request(address: &str, request: &[u8]) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut answer))
+        .await
+        .expect("an answer")
+        .unwrap();
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .expect("a status");
+    (
+        status,
+        answer
+            .split_once("\r\n\r\n")
+            .map_or(String::new(), |(_, body)| body.to_owned()),
+    )
 }
 
 /// A socket that can hold little of what it does not read, its WebSocket handshake done: for a client

@@ -1,6 +1,7 @@
 //! The relay as its users meet it: the real binary, a real Postgres, real sockets.
 
 mod access;
+mod alerts;
 mod audit;
 mod canary;
 mod changes;

@@ -34,7 +34,7 @@ fn program(name: &str, place: &str) -> Command {
     Command::new(path.unwrap_or(name.into()))
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
