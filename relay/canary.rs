@@ -161,8 +161,8 @@ impl Canary {
             self.outbox.take(&mut frames);
             let mut found = false;
             for frame in frames.drain(..) {
-                self.outbox.written(frame.len(), 1);
-                found |= String::from_utf8_lossy(&frame).contains(&sought);
+                self.outbox.written(frame.size(), 1);
+                found |= String::from_utf8_lossy(frame.payload()).contains(&sought);
             }
             if found {
                 return Ok(());

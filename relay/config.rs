@@ -106,6 +106,9 @@ pub struct Given {
     /// Changes of one transaction that a scope room gets before it is told to fetch anew [default: 500]
     #[arg(long, env = "RELAY_FLOOD_CHANGES", value_name = "COUNT")]
     pub flood_changes: Option<String>,
+    /// Compress frames for clients that offer permessage-deflate [default: true]
+    #[arg(long, env = "RELAY_DEFLATE", value_name = "BOOL")]
+    pub deflate: Option<String>,
     /// Most connections at once [default: 20000]
     #[arg(long, env = "RELAY_MAX_CONNECTIONS", value_name = "COUNT")]
     pub max_connections: Option<String>,
@@ -193,6 +196,8 @@ pub struct Config {
     pub recent_bytes: usize,
     /// Bound of what one transaction sends to one scope room.
     pub flood_changes: usize,
+    /// Whether frames are compressed for clients that offer it.
+    pub deflate: bool,
     /// Bound of the number of connections.
     pub max_connections: usize,
     /// The same for one address.
@@ -273,6 +278,7 @@ impl Given {
             ("queue_bytes", &mut given.queue_bytes),
             ("throttle", &mut given.throttle),
             ("canary", &mut given.canary),
+            ("deflate", &mut given.deflate),
             ("heartbeat", &mut given.heartbeat),
             ("recent_bytes", &mut given.recent_bytes),
             ("flood_changes", &mut given.flood_changes),
@@ -512,6 +518,13 @@ impl Given {
             "a number of changes",
             &mut bad,
         );
+        let deflate = parsed(
+            "deflate (RELAY_DEFLATE)",
+            &given.deflate,
+            "true",
+            "true or false",
+            &mut bad,
+        );
         let max_connections = parsed(
             "max_connections (RELAY_MAX_CONNECTIONS)",
             &given.max_connections,
@@ -589,6 +602,7 @@ impl Given {
                 heartbeat: heartbeat.into(),
                 recent_bytes,
                 flood_changes,
+                deflate,
                 max_connections,
             }),
             _ => Err(BadSettings(bad)),

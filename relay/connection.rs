@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::frame::{self, Decoder, Message, Violation};
+use crate::frame::{self, Decoder, Frame, Message, Violation};
 use crate::gate::{Admitted, Gate, NotAdmitted};
 use crate::history::History;
 use crate::metrics::Metrics;
@@ -54,6 +54,10 @@ const MOST_EXCESS: u32 = 64;
 
 /// Most frames in one write; Linux takes 1024 (`IOV_MAX`).
 const FRAMES_A_WRITE: usize = 64;
+
+/// Bytes after which nothing more is added to a write: a socket takes little more, and what is to be
+/// compressed is so in this task.
+const BYTES_A_WRITE: usize = 256 * 1024;
 
 /// Bytes read at once.
 const READ_AT_ONCE: usize = 16 * 1024;
@@ -98,14 +102,31 @@ pub struct Limits {
     pub subscribes: u32,
 }
 
+/// What a WebSocket handshake has told.
+#[derive(Debug)]
+pub struct Arrived {
+    /// Where the client is.
+    pub peer: IpAddr,
+    /// What the rooms call its connection.
+    pub member: Member,
+    /// A token that came with it.
+    pub token: Option<String>,
+    /// Whether compression was agreed upon.
+    pub compresses: bool,
+}
+
 /// One client's connection after the WebSocket handshake.
 pub struct Connection {
     shared: Shared,
     stream: Socket,
     decoder: Decoder,
     outbox: Arc<Outbox>,
-    /// Taken from the outbox; of the first frame a part may be written already.
-    leaving: VecDeque<Bytes>,
+    /// Taken from the outbox.
+    leaving: VecDeque<Frame>,
+    /// Bytes of the first of them that are written already.
+    begun: usize,
+    /// Whether compression was agreed upon.
+    compresses: bool,
     member: Member,
     session: Uuid,
     peer: IpAddr,
@@ -169,19 +190,25 @@ impl Pass {
 }
 
 impl Connection {
-    /// A connection whose handshake is done, perhaps with a token.
-    pub fn new(
-        shared: Shared,
-        stream: Socket,
-        peer: IpAddr,
-        member: Member,
-        token: Option<String>,
-    ) -> Connection {
+    /// A connection whose handshake is done.
+    pub fn new(shared: Shared, stream: Socket, arrived: Arrived) -> Connection {
+        let Arrived {
+            peer,
+            member,
+            token,
+            compresses,
+        } = arrived;
+        let decoder = Decoder::new(protocol::LARGEST_MESSAGE);
         Connection {
             outbox: Arc::new(Outbox::new(shared.queue_bytes)),
             stream,
-            decoder: Decoder::new(protocol::LARGEST_MESSAGE),
+            decoder: match compresses {
+                true => decoder.inflating(),
+                false => decoder,
+            },
             leaving: VecDeque::new(),
+            begun: 0,
+            compresses,
             member,
             session: Uuid::new_v4(),
             peer,
@@ -384,7 +411,7 @@ impl Connection {
         if let Some(violation) = self.violation.take() {
             tracing::info!(connection = %self.session, %violation, "the client broke the protocol");
             let reason = match violation.close_code() {
-                1007 => "text must be UTF-8",
+                1007 => "text must be UTF-8, and compressed as RFC 7692 says",
                 1009 => "the frame is too large",
                 _ => "not RFC 6455",
             };
@@ -666,15 +693,20 @@ impl Connection {
         while !self.leaving.is_empty() {
             let mut slices = [IoSlice::new(&[]); FRAMES_A_WRITE];
             let mut count = 0;
+            let mut bytes = 0;
+            let mut begun = self.begun;
             for (slice, frame) in slices.iter_mut().zip(&self.leaving) {
-                *slice = IoSlice::new(frame);
+                let rest = &on_the_wire(frame, self.compresses)[begun..];
+                *slice = IoSlice::new(rest);
+                begun = 0;
                 count += 1;
+                bytes += rest.len();
+                if bytes >= BYTES_A_WRITE {
+                    break;
+                }
             }
             match self.stream.try_write_vectored(&slices[..count]) {
-                Ok(written) => {
-                    let frames = self.forget(written);
-                    self.outbox.written(written, frames);
-                }
+                Ok(written) => self.forget(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -685,20 +717,22 @@ impl Connection {
         Ok(())
     }
 
-    /// Lets go of what is written; returns how many frames ended in it.
-    fn forget(&mut self, mut written: usize) -> usize {
-        let mut ended = 0;
-        while let Some(first) = self.leaving.front_mut() {
-            if written < first.len() {
-                first.advance(written);
-                return ended;
+    /// Lets go of frames that are written.
+    fn forget(&mut self, written: usize) {
+        self.begun += written;
+        let (mut bytes, mut frames) = (0, 0);
+        while let Some(first) = self.leaving.front() {
+            let size = on_the_wire(first, self.compresses).len();
+            if self.begun < size {
+                break;
             }
-            written -= first.len();
+            self.begun -= size;
+            bytes += first.size();
+            frames += 1;
             self.leaving.pop_front();
-            self.frames_out += 1;
-            ended += 1;
         }
-        ended
+        self.frames_out += frames as u64;
+        self.outbox.written(bytes, frames);
     }
 
     /// The last frames and the closing handshake (RFC 6455, section 7.1.1), as far as the client lets.
@@ -736,6 +770,13 @@ impl Connection {
         };
         // a client that does not finish is left
         timeout(within, farewell).await.unwrap_or(Ok(()))
+    }
+}
+
+fn on_the_wire(frame: &Frame, compresses: bool) -> &[u8] {
+    match compresses {
+        true => frame.compressed(),
+        false => frame.plain(),
     }
 }
 
@@ -801,7 +842,13 @@ mod tests {
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
         };
-        tokio::spawn(Connection::new(shared, stream.into(), peer.ip(), 7, None).run(Bytes::new()));
+        let arrived = Arrived {
+            peer: peer.ip(),
+            member: 7,
+            token: None,
+            compresses: false,
+        };
+        tokio::spawn(Connection::new(shared, stream.into(), arrived).run(Bytes::new()));
         let hello = masked(0x1, br#"{"type":"hello"}"#);
         client.write_all(&hello).await.unwrap();
         let Some(Command::Enter(enter)) = commands.recv().await else {

@@ -6,11 +6,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use bytes::Bytes;
-
 use crate::change::{Action, Change};
 use crate::diff::{self, BadImage, Columns};
-use crate::frame;
+use crate::frame::{self, Frame};
 use crate::order;
 use crate::registry::Module;
 use crate::snapshot::Place;
@@ -156,7 +154,7 @@ pub struct Changed {
     key_columns: Vec<String>,
     place: Arc<Place>,
     /// The frame for those who know it by its record's room alone, which is what most of them do.
-    plain: OnceLock<Bytes>,
+    plain: OnceLock<Frame>,
 }
 
 /// What a change means to those who see it; None if nothing but quiet columns changed.
@@ -284,14 +282,14 @@ impl Changed {
     }
 
     /// The frame for those with this view; `rooms` are the scope rooms that it is for.
-    pub fn frame(&self, view: View, rooms: &[&str]) -> Bytes {
+    pub fn frame(&self, view: View, rooms: &[&str]) -> Frame {
         if view == View::Stayed && rooms.is_empty() {
             return self.plain.get_or_init(|| self.encode(view, rooms)).clone();
         }
         self.encode(view, rooms)
     }
 
-    fn encode(&self, view: View, rooms: &[&str]) -> Bytes {
+    fn encode(&self, view: View, rooms: &[&str]) -> Frame {
         frame::text(self.text(view, rooms).as_bytes())
     }
 
@@ -456,7 +454,7 @@ impl Changed {
 }
 
 /// Several events of one transaction as one frame, for connections that asked for it.
-pub fn transaction_frame(txid: u64, cursor: &str, frames: &[Bytes]) -> Bytes {
+pub fn transaction_frame(txid: u64, cursor: &str, frames: &[Frame]) -> Frame {
     let mut text = format!(
         "{{\"type\":\"TRANSACTION\",\"txid\":\"{txid}\",\"cursor\":\"{cursor}\",\"events\":["
     )
@@ -465,7 +463,7 @@ pub fn transaction_frame(txid: u64, cursor: &str, frames: &[Bytes]) -> Bytes {
         if place > 0 {
             text.push(b',');
         }
-        text.extend_from_slice(&frame::payload(one));
+        text.extend_from_slice(one.payload());
     }
     text.extend_from_slice(b"]}");
     frame::text(&text)

@@ -5,8 +5,11 @@
 //! header and payload serves any number of sockets, and no crate that could be found encodes once
 //! for many. A decoder at rest holds no memory, so that ten thousand silent clients cost little.
 
-use bytes::Bytes;
+use std::sync::{Arc, OnceLock};
+
 use thiserror::Error;
+
+use crate::deflate::{self, BadDeflate};
 
 const CONTINUATION: u8 = 0x0;
 const TEXT: u8 = 0x1;
@@ -17,41 +20,105 @@ const PONG: u8 = 0xA;
 
 const FINAL: u8 = 0x80;
 const RESERVED: u8 = 0x70;
+/// RFC 7692, section 6: the message is compressed.
+const COMPRESSED: u8 = 0x40;
 const MASKED: u8 = 0x80;
 
 /// Most bytes that a control frame carries (RFC 6455, section 5.5).
 const LONGEST_CONTROL: usize = 125;
 
+/// A message as one frame, shared by all who get it.
+#[derive(Debug, Clone)]
+pub struct Frame(Arc<Encoded>);
+
+#[derive(Debug)]
+struct Encoded {
+    plain: Vec<u8>,
+    /// By the first who gets it compressed; None where that is not worth it.
+    compressed: OnceLock<Option<Vec<u8>>>,
+}
+
+impl Frame {
+    /// Header and payload.
+    pub fn plain(&self) -> &[u8] {
+        &self.0.plain
+    }
+
+    /// The same for those with whom compression is agreed upon: plain, too, where it is not worth it.
+    pub fn compressed(&self) -> &[u8] {
+        let compressed = self.0.compressed.get_or_init(|| {
+            let squeezed = deflate::deflate(self.payload())?;
+            Some(encode(COMPRESSED | TEXT, &squeezed))
+        });
+        compressed.as_deref().unwrap_or(&self.0.plain)
+    }
+
+    /// What it carries.
+    pub fn payload(&self) -> &[u8] {
+        let header = match self.0.plain.get(1) {
+            Some(126) => 4,
+            Some(127) => 10,
+            _ => 2,
+        };
+        &self.0.plain[header..]
+    }
+
+    /// Bytes of the plain frame.
+    pub fn size(&self) -> usize {
+        self.0.plain.len()
+    }
+
+    /// Whether both are one frame, not two that are equal.
+    pub fn is(&self, other: &Frame) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn new(opcode: u8, payload: &[u8]) -> Frame {
+        let compressed = OnceLock::new();
+        if opcode != TEXT || payload.len() < deflate::WORTH_IT {
+            // nothing else has been set yet
+            let _ = compressed.set(None);
+        }
+        let plain = encode(opcode, payload);
+        Frame(Arc::new(Encoded { plain, compressed }))
+    }
+}
+
 /// A text message as one frame (section 5.6); the payload must be UTF-8.
-pub fn text(payload: &[u8]) -> Bytes {
-    encode(TEXT, payload)
+pub fn text(payload: &[u8]) -> Frame {
+    Frame::new(TEXT, payload)
 }
 
 /// A ping (section 5.5.2) of at most 125 bytes; more is cut off.
-pub fn ping(payload: &[u8]) -> Bytes {
-    encode(PING, &payload[..payload.len().min(LONGEST_CONTROL)])
+pub fn ping(payload: &[u8]) -> Frame {
+    Frame::new(PING, &payload[..payload.len().min(LONGEST_CONTROL)])
 }
 
 /// The answer to a ping (section 5.5.3), with the ping's payload.
-pub fn pong(payload: &[u8]) -> Bytes {
-    encode(PONG, &payload[..payload.len().min(LONGEST_CONTROL)])
+pub fn pong(payload: &[u8]) -> Frame {
+    Frame::new(PONG, &payload[..payload.len().min(LONGEST_CONTROL)])
 }
 
 /// A close frame (section 5.5.1); of the reason at most 123 bytes.
-pub fn close(code: u16, reason: &str) -> Bytes {
+pub fn close(code: u16, reason: &str) -> Frame {
     let mut end = reason.len().min(LONGEST_CONTROL - 2);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }
     let mut payload = code.to_be_bytes().to_vec();
     payload.extend_from_slice(&reason.as_bytes()[..end]);
-    encode(CLOSE, &payload)
+    Frame::new(CLOSE, &payload)
 }
 
 /// A final, unmasked frame (section 5.2): header and payload in one piece.
-fn encode(opcode: u8, payload: &[u8]) -> Bytes {
-    let mut frame = Vec::with_capacity(payload.len() + 10);
-    frame.push(FINAL | opcode);
+fn encode(first: u8, payload: &[u8]) -> Vec<u8> {
+    let header = match payload.len() {
+        0..=125 => 2,
+        126..=0xFFFF => 4,
+        _ => 10,
+    };
+    let mut frame = Vec::with_capacity(header + payload.len());
+    frame.push(FINAL | first);
     match payload.len() {
         short @ 0..=125 => frame.push(short as u8),
         middle @ 126..=0xFFFF => {
@@ -64,17 +131,7 @@ fn encode(opcode: u8, payload: &[u8]) -> Bytes {
         }
     }
     frame.extend_from_slice(payload);
-    frame.into()
-}
-
-/// The payload of a frame that [`text`] made, without copying it.
-pub fn payload(frame: &Bytes) -> Bytes {
-    let header = match frame.get(1) {
-        Some(126) => 4,
-        Some(127) => 10,
-        _ => 2,
-    };
-    frame.slice(header..)
+    frame
 }
 
 /// What a client said.
@@ -98,8 +155,10 @@ pub enum Violation {
     /// Section 5.1: a client masks what it sends.
     #[error("the frame is not masked; a client must mask every frame")]
     NotMasked,
-    /// Section 5.2: no extension is negotiated that would give these bits a meaning.
-    #[error("reserved bits {0:#05b} are set; without an extension they must be 0")]
+    /// Section 5.2: no extension is negotiated that would give these bits a meaning here.
+    #[error(
+        "reserved bits {0:#05b} are set; they must be 0, except the first where a compressed message begins and that was agreed upon"
+    )]
     Reserved(u8),
     /// Section 5.2: 3 to 7 and 11 to 15 mean nothing.
     #[error("opcode {0:#x} is unknown; it must be one of 0, 1, 2, 8, 9 and 10")]
@@ -127,6 +186,9 @@ pub enum Violation {
         "a close frame must carry nothing, or a code that may be sent and a reason; it carries {0}"
     )]
     BadClose(String),
+    /// RFC 7692, section 7.2.2: a compressed message that cannot be unpacked.
+    #[error(transparent)]
+    BadDeflate(#[from] BadDeflate),
     /// More than this side takes.
     #[error("the message has {0} bytes or more; at most {1} are taken")]
     TooLarge(u64, usize),
@@ -136,8 +198,8 @@ impl Violation {
     /// The close code that tells of it (section 7.4.1).
     pub fn close_code(&self) -> u16 {
         match self {
-            Violation::NotUtf8 => 1007,
-            Violation::TooLarge(..) => 1009,
+            Violation::NotUtf8 | Violation::BadDeflate(BadDeflate::Garbled) => 1007,
+            Violation::TooLarge(..) | Violation::BadDeflate(BadDeflate::TooLarge(_)) => 1009,
             _ => 1002,
         }
     }
@@ -154,7 +216,10 @@ pub struct Decoder {
     arriving: Option<Arriving>,
     /// The opcode of the message that is fragmented.
     fragmented: Option<u8>,
+    /// Whether it is compressed.
+    compressed: bool,
     largest: usize,
+    inflates: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -167,6 +232,7 @@ struct Arriving {
 struct Header {
     opcode: u8,
     last: bool,
+    compressed: bool,
     mask: [u8; 4],
     length: usize,
     size: usize,
@@ -180,7 +246,17 @@ impl Decoder {
             message: Vec::new(),
             arriving: None,
             fragmented: None,
+            compressed: false,
             largest,
+            inflates: false,
+        }
+    }
+
+    /// Unpacks compressed messages, too (RFC 7692).
+    pub fn inflating(self) -> Decoder {
+        Decoder {
+            inflates: true,
+            ..self
         }
     }
 
@@ -251,6 +327,7 @@ impl Decoder {
                 bytes = &bytes[header.size - gathered..];
                 if header.opcode != CONTINUATION {
                     self.fragmented = Some(header.opcode);
+                    self.compressed = header.compressed;
                 }
                 self.arriving = Some(Arriving {
                     missing: header.length,
@@ -267,7 +344,10 @@ impl Decoder {
             return Ok(None);
         };
         let (opcode, last) = (first & 0x0F, first & FINAL != 0);
-        if first & RESERVED != 0 {
+        // it marks a message where it begins, and no control frame (RFC 7692, section 6.1)
+        let may_mark = self.inflates && matches!(opcode, TEXT | BINARY);
+        let meant = if may_mark { COMPRESSED } else { 0 };
+        if first & RESERVED & !meant != 0 {
             return Err(Violation::Reserved((first & RESERVED) >> 4));
         }
         match opcode {
@@ -311,6 +391,7 @@ impl Decoder {
         Ok(Some(Header {
             opcode,
             last,
+            compressed: first & COMPRESSED != 0,
             mask: [*a, *b, *c, *d],
             length: length as usize,
             size: seen.len() - rest.len() + 4,
@@ -319,7 +400,10 @@ impl Decoder {
 
     /// Hands out the message that is whole now.
     fn finish(&mut self, found: &mut impl FnMut(Message) -> bool) -> Result<bool, Violation> {
-        let bytes = std::mem::take(&mut self.message);
+        let mut bytes = std::mem::take(&mut self.message);
+        if self.compressed {
+            bytes = deflate::inflate(&bytes, self.largest)?;
+        }
         let message = match self.fragmented.take() {
             Some(TEXT) => Message::Text(String::from_utf8(bytes).map_err(|_| Violation::NotUtf8)?),
             _ => Message::Binary,
@@ -422,16 +506,16 @@ mod tests {
         ];
         assert_eq!(decode(&hello), (vec![said("Hello")], None));
         assert_eq!(
-            text(b"Hello")[..],
+            text(b"Hello").plain(),
             [0x81, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f]
         );
         assert_eq!(
-            ping(b"Hello")[..],
+            ping(b"Hello").plain(),
             [0x89, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f]
         );
-        assert_eq!(text(&[b'x'; 256])[..4], [0x81, 126, 0x01, 0x00]);
+        assert_eq!(text(&[b'x'; 256]).plain()[..4], [0x81, 126, 0x01, 0x00]);
         assert_eq!(
-            text(&[b'x'; 65536])[..10],
+            text(&[b'x'; 65536]).plain()[..10],
             [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]
         );
     }
@@ -440,7 +524,7 @@ mod tests {
     fn a_payload_is_found_behind_any_header() {
         for length in [0, 1, 125, 126, 65535, 65536] {
             let bytes = vec![b'x'; length];
-            assert_eq!(payload(&text(&bytes)), bytes);
+            assert_eq!(text(&bytes).payload(), bytes);
         }
     }
 
@@ -467,7 +551,7 @@ mod tests {
 
     #[test]
     fn what_the_rfc_forbids_is_refused_with_its_code() {
-        let unmasked = text(b"x").to_vec();
+        let unmasked = text(b"x").plain().to_vec();
         for (bytes, code) in [
             (unmasked, 1002),
             (client(0xC1, b"x"), 1002),
@@ -529,7 +613,59 @@ mod tests {
     #[test]
     fn a_close_reason_is_cut_between_characters() {
         let frame = close(4400, &"ü".repeat(100));
-        assert_eq!(frame.len(), 2 + 2 + 122);
-        assert!(std::str::from_utf8(&frame[4..]).is_ok());
+        assert_eq!(frame.size(), 2 + 2 + 122);
+        assert!(std::str::from_utf8(&frame.plain()[4..]).is_ok());
+    }
+
+    #[test]
+    fn a_text_is_compressed_once_and_only_where_it_pays() {
+        let long = text(&br#"{"type":"LEAD_UPDATED"}"#.repeat(20));
+        let compressed = long.compressed();
+        assert_eq!(compressed[0], FINAL | COMPRESSED | TEXT);
+        assert!(compressed.len() * 3 < long.size());
+        assert_eq!(
+            deflate::inflate(&compressed[2..], 460).unwrap(),
+            long.payload()
+        );
+        assert_eq!(long.clone().compressed().as_ptr(), compressed.as_ptr());
+        let short = text(b"{}");
+        assert_eq!(short.compressed(), short.plain());
+        let noise: Vec<u8> = (0..300u32).map(|n| ((n * n * 7919) >> 5) as u8).collect();
+        assert_eq!(text(&noise).compressed(), text(&noise).plain());
+    }
+
+    #[test]
+    fn a_compressed_message_is_unpacked_where_that_was_agreed_upon() {
+        // RFC 7692, section 7.2.3.1, in two fragments
+        let hello = [
+            client(0x41, &[0xf2, 0x48, 0xcd]),
+            client(0x89, b"?"),
+            client(0x80, &[0xc9, 0xc9, 0x07, 0x00]),
+            client(0x81, b"plain"),
+        ]
+        .concat();
+        let mut messages = Vec::new();
+        let mut decoder = Decoder::new(1000).inflating();
+        let found = |message| {
+            messages.push(message);
+            true
+        };
+        decoder.decode(&hello, found).unwrap();
+        let ping = Message::Ping(b"?".to_vec());
+        assert_eq!(messages, [ping, said("Hello"), said("plain")]);
+        assert_eq!(decoder.held(), 0);
+        let bomb = deflate::deflate(&[b' '; 100_000]).unwrap();
+        for (bytes, code) in [
+            (client(0xC1, &bomb), 1009),
+            (client(0xC1, &[0xFF; 9]), 1007),
+            (client(0xC1, &deflate::deflate(&[0xFF; 500]).unwrap()), 1007),
+            // what it would mark begins no message
+            (client(0xC9, b""), 1002),
+            ([client(0x01, b"x"), client(0xC0, b"x")].concat(), 1002),
+            (client(0xA1, b"x"), 1002),
+        ] {
+            let decoded = Decoder::new(1000).inflating().decode(&bytes, |_| true);
+            assert_eq!(decoded.unwrap_err().close_code(), code, "{bytes:x?}");
+        }
     }
 }

@@ -25,7 +25,8 @@
 //!
 //! Beside the way: [`token`] and [`gate`] (who somebody is), [`policy`] (what SQL says of who may see what,
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
-//! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
+//! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455),
+//! [`deflate`] (RFC 7692), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does), [`doctor`]
 //! (what is wrong, and what mends it), [`config`] (settings), [`canary`] (proof that nothing is lost),
 //! [`traffic`] (the log of events), [`metrics`] (what is counted), [`feed`] (what operators see
@@ -64,6 +65,7 @@ pub mod canary;
 pub mod change;
 pub mod config;
 pub mod connection;
+pub mod deflate;
 pub mod demo;
 pub mod diff;
 pub mod doctor;

@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
-use bytes::Bytes;
 use tokio::sync::Notify;
+
+use crate::frame::Frame;
 
 /// Why a connection ends: the close code and reason that its client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +103,8 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<Bytes>,
-    /// Bytes in `frames` and in what the connection took and has not written yet.
+    frames: VecDeque<Frame>,
+    /// Bytes, as plain frames, in `frames` and in what the connection took and has not written yet.
     bytes: usize,
     /// Frames that were ever put in.
     pushed: u64,
@@ -128,7 +129,7 @@ impl Outbox {
     }
 
     /// Puts a frame behind those that wait; false if the connection is closed, or closes by this.
-    pub fn push(&self, frame: Bytes) -> bool {
+    pub fn push(&self, frame: Frame) -> bool {
         let mut queue = self.queue();
         if queue.closed.is_some() {
             return false;
@@ -148,7 +149,7 @@ impl Outbox {
 
     /// Puts what a client missed behind what waits, all at once. It was asked for, and whoever put it
     /// together has bounded it, so it does not make the connection too slow by itself.
-    pub fn push_all(&self, frames: Vec<Bytes>) {
+    pub fn push_all(&self, frames: Vec<Frame>) {
         let mut queue = self.queue();
         if queue.bytes > self.limit {
             // whoever asks again and again without reading is too slow like anybody
@@ -206,7 +207,7 @@ impl Outbox {
     }
 
     /// Moves all that waits to the end of `taken`.
-    pub fn take(&self, taken: &mut VecDeque<Bytes>) {
+    pub fn take(&self, taken: &mut VecDeque<Frame>) {
         let mut queue = self.queue();
         if taken.is_empty() {
             std::mem::swap(taken, &mut queue.frames);
@@ -215,7 +216,7 @@ impl Outbox {
         }
     }
 
-    /// Tells that so many bytes of what was taken are written, and that so many frames end in them.
+    /// Tells that so many frames of what was taken are written, of so many bytes as plain ones.
     pub fn written(&self, bytes: usize, frames: usize) {
         let mut queue = self.queue();
         queue.bytes = queue.bytes.saturating_sub(bytes + frames * FRAME_COST);
@@ -225,8 +226,8 @@ impl Outbox {
 /// What a frame costs beside its bytes, about: an empty one is not free.
 const FRAME_COST: usize = 100;
 
-fn cost(frame: &Bytes) -> usize {
-    frame.len() + FRAME_COST
+fn cost(frame: &Frame) -> usize {
+    frame.size() + FRAME_COST
 }
 
 #[cfg(test)]
@@ -278,7 +279,7 @@ mod tests {
         for _ in 0..10 {
             assert!(outbox.push(frame.clone()));
             assert_eq!(frames(&outbox), 1);
-            outbox.written(frame.len(), 1);
+            outbox.written(frame.size(), 1);
         }
     }
 

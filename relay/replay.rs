@@ -4,12 +4,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::diff::quoted;
 use crate::event::{self, Changed, Event, Seen};
-use crate::frame;
+use crate::frame::{self, Frame};
 use crate::journal::RecordNow;
 use crate::registry::{holds, is_scope, within};
 
@@ -29,7 +28,7 @@ pub trait Eyes {
 #[derive(Debug, Default)]
 pub struct Replay {
     /// In order.
-    pub frames: Vec<Bytes>,
+    pub frames: Vec<Frame>,
     /// The rooms that cannot be told everything, with the reason, as the protocol lists them.
     pub resync: Vec<Value>,
 }
@@ -87,7 +86,7 @@ impl Replay {
                     frames.push(changed.frame(seen.view(), &scopes));
                 }
             }
-            bytes += frames.iter().map(Bytes::len).sum::<usize>();
+            bytes += frames.iter().map(Frame::size).sum::<usize>();
             if bytes > most_bytes {
                 replay.frames.clear();
                 let rest = rooms.iter().filter(|room| wanted.contains(room.as_str()));
@@ -113,7 +112,7 @@ impl Replay {
 }
 
 /// A record as it was at this cursor.
-pub fn snapshot(record: &RecordNow, cursor: &str) -> Bytes {
+pub fn snapshot(record: &RecordNow, cursor: &str) -> Frame {
     let room = format!("{}:{}", record.module, record.record_id);
     let seq = record
         .seq

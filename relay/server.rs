@@ -38,7 +38,7 @@ use warp::{Filter, Reply};
 
 use crate::canary::Canary;
 use crate::config::Config;
-use crate::connection::{Connection, Shared};
+use crate::connection::{Arrived, Connection, Shared};
 use crate::gate::Gate;
 use crate::history::History;
 use crate::inquiries::Inquiries;
@@ -53,7 +53,7 @@ use crate::tls::Identity;
 use crate::token::{Keys, Secret};
 use crate::web;
 
-use handshake::{handshake, offered, switching};
+use handshake::{extension, handshake, offered, switching};
 use places::{Places, Turns, network};
 use proxy::Trusted;
 
@@ -557,6 +557,7 @@ fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
     let is_open = shared.gate.is_none();
     let refused = shared.metrics.handshakes_refused.clone();
     let origins = Arc::new(config.allowed_origins.clone());
+    let deflates = config.deflate;
     let upgrades = Arc::new(upgrades);
     let ws = warp::path!("ws")
         .and(warp::get())
@@ -591,12 +592,19 @@ fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
                     };
                     let member = members.fetch_add(1, Ordering::Relaxed);
                     let (token, subprotocol) = offered(&headers);
-                    let serving = upgraded(upgrade, shared.clone(), client, member, token);
+                    let extension = extension(&headers).filter(|_| deflates);
+                    let arrived = Arrived {
+                        peer: client,
+                        member,
+                        token,
+                        compresses: extension.is_some(),
+                    };
+                    let serving = upgraded(upgrade, shared.clone(), arrived);
                     upgrades.tasks.spawn(async move {
                         serving.await;
                         drop((place, of_address));
                     });
-                    switching(&accept, subprotocol)
+                    switching(&accept, subprotocol, extension)
                 }
                 Err((status, why)) => {
                     tracing::info!(%peer, %status, why, "handshake refused");
@@ -626,14 +634,9 @@ fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
 }
 
 /// Takes the socket back from hyper and serves it. Boxed, so that the handshake's state is gone by then.
-fn upgraded(
-    upgrade: OnUpgrade,
-    shared: Shared,
-    peer: IpAddr,
-    member: u64,
-    token: Option<String>,
-) -> BoxFuture<'static, ()> {
+fn upgraded(upgrade: OnUpgrade, shared: Shared, arrived: Arrived) -> BoxFuture<'static, ()> {
     Box::pin(async move {
+        let peer = arrived.peer;
         let upgraded = match upgrade.await {
             Ok(upgraded) => upgraded,
             Err(error) => {
@@ -650,9 +653,7 @@ fn upgraded(
                 Err(_) => return tracing::error!(%peer, "the upgraded connection is no TCP socket"),
             },
         };
-        Connection::new(shared, socket, peer, member, token)
-            .run(early)
-            .await;
+        Connection::new(shared, socket, arrived).run(early).await;
     })
 }
 

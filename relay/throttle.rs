@@ -428,8 +428,7 @@ mod tests {
                                 continue;
                             };
                             let frame = changed.frame(crate::event::View::Stayed, &[]);
-                            let told: Value =
-                                serde_json::from_slice(&crate::frame::payload(&frame)).unwrap();
+                            let told: Value = serde_json::from_slice(frame.payload()).unwrap();
                             self.cursors
                                 .push(changed.place().cursor.position.snapshot.xmax);
                             if told["recordId"] == "1" {

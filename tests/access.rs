@@ -524,8 +524,8 @@ impl World {
         let mut told = VecDeque::new();
         self.outbox.take(&mut told);
         for bytes in told {
-            self.outbox.written(bytes.len(), 1);
-            let frame: Value = serde_json::from_slice(&frame::payload(&bytes)).unwrap();
+            self.outbox.written(bytes.size(), 1);
+            let frame: Value = serde_json::from_slice(bytes.payload()).unwrap();
             self.check(&frame);
             let rooms = |name: &str| {
                 let all = frame[name].as_array().cloned().unwrap_or_default();
@@ -739,8 +739,7 @@ fn told(world: &World, kind: &str) -> Vec<Value> {
     let mut frames = VecDeque::new();
     world.outbox.take(&mut frames);
     let frames = frames.iter();
-    let frames =
-        frames.map(|frame| serde_json::from_slice::<Value>(&frame::payload(frame)).unwrap());
+    let frames = frames.map(|frame| serde_json::from_slice::<Value>(frame.payload()).unwrap());
     frames.filter(|frame| frame["type"] == kind).collect()
 }
 

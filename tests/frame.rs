@@ -2,7 +2,9 @@
 
 use std::io::{Cursor, Read, Write};
 
+use crm_relay::deflate;
 use crm_relay::frame::{Decoder, Message, Violation};
+use flate2::{Compress, Compression, FlushCompress};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tungstenite::protocol::{Role, WebSocketConfig};
@@ -32,8 +34,11 @@ fn frame(last: bool, opcode: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
 
 /// Decodes a stream that arrives in pieces of these sizes, over and over; also tells whether it ended
 /// inside a message.
-fn ours(stream: &[u8], pieces: &[usize]) -> (Vec<Message>, Option<Violation>, usize) {
-    let mut decoder = Decoder::new(LARGEST);
+fn ours(
+    mut decoder: Decoder,
+    stream: &[u8],
+    pieces: &[usize],
+) -> (Vec<Message>, Option<Violation>, usize) {
     let (mut messages, mut rest, mut most) = (Vec::new(), stream, 0);
     for &piece in pieces.iter().cycle() {
         if rest.is_empty() {
@@ -185,7 +190,7 @@ fn stream() -> impl Strategy<Value = (Vec<Message>, Vec<u8>)> {
 }
 
 fn agree(stream: &[u8], pieces: &[usize]) -> Result<(), TestCaseError> {
-    let (messages, violation, most) = ours(stream, pieces);
+    let (messages, violation, most) = ours(Decoder::new(LARGEST), stream, pieces);
     let (their_messages, error) = theirs(stream);
     // a buffer may be twice what is in it
     prop_assert!(
@@ -213,12 +218,64 @@ fn agree(stream: &[u8], pieces: &[usize]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Words of few letters, which compress well, or of many.
+fn repetitive() -> impl Strategy<Value = String> {
+    let letters = |many: u8| vec(b'a'..b'a' + many, 0..3000);
+    let bytes = prop_oneof![letters(2), letters(26)];
+    bytes.prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A message as a client may compress it: each piece in a block of its own.
+fn compressed(pieces: &[&[u8]], level: u32) -> Vec<u8> {
+    let mut squeezer = Compress::new(Compression::new(level), false);
+    let mut squeezed = Vec::with_capacity(10_000);
+    for piece in pieces {
+        let done = squeezer.compress_vec(piece, &mut squeezed, FlushCompress::Sync);
+        assert!(done.is_ok() && squeezed.len() < squeezed.capacity());
+    }
+    squeezed.truncate(squeezed.len() - 4);
+    squeezed
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
+    fn a_compressed_message_is_what_it_was_made_from(
+        text in prop_oneof![repetitive().prop_map(|text| text[..text.len().min(900)].to_owned()), "\\PC{0,60}"],
+        level in 0..10u32,
+        cut in any::<prop::sample::Index>(),
+        pieces in vec(1..300usize, 1..8),
+    ) {
+        let (first, second) = text.as_bytes().split_at(cut.index(text.len() + 1));
+        let payload = compressed(&[first, second], level);
+        let (one, other) = payload.split_at(cut.index(payload.len() + 1));
+        let mut stream = frame(false, 0x41, one, [7; 4]);
+        stream.extend(frame(true, 0x9, b"", [8; 4]));
+        stream.extend(frame(true, 0x0, other, [9; 4]));
+        let (messages, violation, _) = ours(Decoder::new(LARGEST).inflating(), &stream, &pieces);
+        prop_assert_eq!(violation, None);
+        prop_assert_eq!(messages, [Message::Ping(Vec::new()), Message::Text(text)]);
+    }
+
+    #[test]
+    fn what_is_sent_compressed_is_what_is_sent_plain(text in repetitive()) {
+        let frame = crm_relay::frame::text(text.as_bytes());
+        let sent = frame.compressed();
+        let header = match sent[1] { 126 => 4, 127 => 10, _ => 2 };
+        match sent[0] {
+            0xC1 => {
+                let inflated = deflate::inflate(&sent[header..], text.len()).unwrap();
+                prop_assert_eq!(inflated, text.as_bytes());
+                prop_assert!(sent.len() < frame.size());
+            }
+            _ => prop_assert_eq!(sent, frame.plain()),
+        }
+    }
+
+    #[test]
     fn what_was_said_is_what_is_heard_however_it_arrives((said, stream) in stream(), pieces in vec(1..300usize, 1..8)) {
-        let (messages, violation, _) = ours(&stream, &pieces);
+        let (messages, violation, _) = ours(Decoder::new(LARGEST), &stream, &pieces);
         prop_assert_eq!(violation, None);
         prop_assert_eq!(messages, said);
         agree(&stream, &pieces)?;

@@ -5,10 +5,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use crm_relay::change::{Action, Change};
 use crm_relay::event::Event;
-use crm_relay::frame;
+use crm_relay::frame::{self, Frame};
 use crm_relay::outbox::Outbox;
 use crm_relay::reader::events;
 use crm_relay::registry::{KeyForm, Module, Registry};
@@ -190,7 +189,7 @@ impl Relay {
 struct Client {
     relay: usize,
     member: u64,
-    waits: VecDeque<Bytes>,
+    waits: VecDeque<Frame>,
     cursor: Option<Cursor>,
     last_seq: HashMap<String, u64>,
     values: HashMap<String, Vec<u64>>,
@@ -276,7 +275,7 @@ impl Client {
             self.waits.extend(taken);
         }
         for bytes in self.waits.drain(..frames.min(self.waits.len())) {
-            let told: Value = serde_json::from_slice(&frame::payload(&bytes)).unwrap();
+            let told: Value = serde_json::from_slice(bytes.payload()).unwrap();
             assert!(told.get("resync").is_none(), "{told}");
             if let Some(cursor) = told["cursor"].as_str() {
                 self.cursor = Some(cursor.parse().unwrap());

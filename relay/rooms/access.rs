@@ -5,14 +5,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Asked, Bearer, Command, Inquiry, Member, Rooms, Verdicts, abandon};
 use crate::event::{Changed, Event};
-use crate::frame;
+use crate::frame::{self, Frame};
 use crate::outbox::Close;
 use crate::policy::{Credential, Question, REMEMBERED};
 use crate::registry::is_scope;
@@ -268,7 +267,7 @@ impl Rooms {
 
     /// A connection has another token: its rooms are asked about again, at once, where that says
     /// something else.
-    pub(super) fn renew(&mut self, member: Member, bearer: Bearer, accepted: &Bytes) {
+    pub(super) fn renew(&mut self, member: Member, bearer: Bearer, accepted: &Frame) {
         let is_refused = self.is_refused(Some(&bearer));
         let Some(membership) = self.members.get_mut(&member) else {
             return;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -11,6 +10,7 @@ use uuid::Uuid;
 
 use crate::event::Event;
 use crate::feed::Viewer;
+use crate::frame::Frame;
 use crate::journal::RecordNow;
 use crate::outbox::Outbox;
 use crate::policy::{Credential, Question};
@@ -37,7 +37,7 @@ pub enum Command {
         /// Who it is now.
         bearer: Bearer,
         /// What it is told if the token counts.
-        accepted: Bytes,
+        accepted: Frame,
     },
     /// It wants rooms.
     Subscribe(Box<Subscribe>),
@@ -128,7 +128,7 @@ pub struct Enter {
     /// Who it is; None where everybody may see everything.
     pub bearer: Option<Bearer>,
     /// What it is told if it may come in.
-    pub welcome: Bytes,
+    pub welcome: Frame,
 }
 
 /// Who has a good token.

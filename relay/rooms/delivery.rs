@@ -4,12 +4,11 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{ITSELF, Member, Rooms};
 use crate::event::{self, Changed, Event, Seen, View};
-use crate::frame;
+use crate::frame::{self, Frame};
 use crate::registry::holds;
 
 /// Of one transaction, what is put together until its end.
@@ -20,7 +19,7 @@ struct Told {
     /// Whether there are several events.
     several: bool,
     /// The frames of those who want transactions whole.
-    whole: HashMap<Member, Vec<Bytes>>,
+    whole: HashMap<Member, Vec<Frame>>,
     /// Who may no longer be in the room of which record.
     lost: HashSet<(Member, Arc<str>)>,
 }
@@ -194,7 +193,7 @@ impl Rooms {
     }
 
     /// Puts a frame into outboxes, except of those whose snapshot has it already. Returns their number.
-    fn give(&self, changed: &Changed, frame: &Bytes, members: &[Member], told: &mut Told) -> usize {
+    fn give(&self, changed: &Changed, frame: &Frame, members: &[Member], told: &mut Told) -> usize {
         let fresh = self.fresh.get(changed.record_room.as_str());
         let has_it = |member: &Member| {
             let seq = fresh.and_then(|members| members.get(member));
@@ -217,7 +216,7 @@ impl Rooms {
         receivers
     }
 
-    fn deliver_whole(&self, events: &[Event], whole: HashMap<Member, Vec<Bytes>>) {
+    fn deliver_whole(&self, events: &[Event], whole: HashMap<Member, Vec<Frame>>) {
         let Some((txid, cursor)) = events.iter().find_map(|event| match event {
             Event::Changed(changed) => Some((changed.txid, changed.cursor())),
             _ => None,
@@ -225,7 +224,7 @@ impl Rooms {
             return;
         };
         // many members have the same events: those share one frame, too
-        let mut encoded: HashMap<Vec<*const u8>, Bytes> = HashMap::new();
+        let mut encoded: HashMap<Vec<*const u8>, Frame> = HashMap::new();
         for (member, frames) in whole {
             let Some(membership) = self.members.get(&member) else {
                 continue;
@@ -234,7 +233,7 @@ impl Rooms {
                 membership.outbox.push(one.clone());
                 continue;
             }
-            let which = frames.iter().map(|frame| frame.as_ptr()).collect();
+            let which = frames.iter().map(|frame| frame.plain().as_ptr()).collect();
             let frame = match encoded.entry(which) {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(new) => new

@@ -7,6 +7,7 @@ use warp::http::{HeaderMap, StatusCode, header};
 use warp::reply::Response;
 
 use super::origin::Origin;
+use crate::deflate;
 
 /// The subprotocol that is spoken, where the client offers any (RFC 6455, section 1.9).
 const SUBPROTOCOL: &str = "crm-relay.1";
@@ -122,7 +123,19 @@ pub fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-pub fn switching(accept: &str, subprotocol: Option<&'static str>) -> Response {
+/// What is answered to the extensions that a handshake offers (RFC 6455, section 9.1).
+pub fn extension(headers: &HeaderMap) -> Option<&'static str> {
+    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    let mut offers = offers.iter().filter_map(|value| value.to_str().ok());
+    offers.find_map(deflate::negotiate)
+}
+
+/// The answer to a good handshake.
+pub fn switching(
+    accept: &str,
+    subprotocol: Option<&'static str>,
+    extension: Option<&'static str>,
+) -> Response {
     let mut reply = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = reply.headers_mut();
     headers.insert(
@@ -139,6 +152,10 @@ pub fn switching(accept: &str, subprotocol: Option<&'static str>) -> Response {
     if let Some(subprotocol) = subprotocol {
         let subprotocol = header::HeaderValue::from_static(subprotocol);
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    if let Some(extension) = extension {
+        let extension = header::HeaderValue::from_static(extension);
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
     }
     reply
 }

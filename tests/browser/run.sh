@@ -6,6 +6,7 @@ cd "$(dirname "$0")"
 for part in . app ../contract; do
   (cd "$part" && npm ci --silent --no-audit --no-fund)
 done
+../python.sh >/dev/null
 node --test unit/*.test.mjs
 (cd app && npm run --silent build)
 for file in *.test.mjs; do

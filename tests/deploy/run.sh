@@ -19,12 +19,7 @@ check() {
 # passes where the command fails
 fails() { ! "$@"; }
 
-if [ ! -x target/python/bin/python ] || ! cmp -s tests/deploy/requirements.txt target/python/requirements.txt; then
-  python3 -m venv --clear target/python
-  target/python/bin/pip install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
-  cp tests/deploy/requirements.txt target/python/
-fi
-python=target/python/bin
+python=$(tests/python.sh)
 
 if command -v systemd-analyze >/dev/null; then
   place=$(mktemp -d)

@@ -1,11 +1,11 @@
 //! Any bytes as a client's frames: never a panic, never more kept than may be, and the same messages
-//! whether the bytes come at once or one by one.
+//! whether the bytes come at once or one by one, with compression agreed upon or not.
 use crm_relay::frame::{Decoder, Message, Violation};
 
 const LARGEST: usize = 1000;
 
-fn decode(bytes: &[u8], piece: usize) -> (Vec<Message>, Option<Violation>) {
-    let mut decoder = Decoder::new(LARGEST);
+fn decode(decoder: Decoder, bytes: &[u8], piece: usize) -> (Vec<Message>, Option<Violation>) {
+    let mut decoder = decoder;
     let mut messages = Vec::new();
     for piece in bytes.chunks(piece) {
         let found = |message| {
@@ -25,5 +25,8 @@ fn decode(bytes: &[u8], piece: usize) -> (Vec<Message>, Option<Violation>) {
 }
 
 pub fn check(bytes: &[u8]) {
-    assert_eq!(decode(bytes, bytes.len().max(1)), decode(bytes, 1));
+    for decoder in [Decoder::new, |largest| Decoder::new(largest).inflating()] {
+        let whole = decode(decoder(LARGEST), bytes, bytes.len().max(1));
+        assert_eq!(whole, decode(decoder(LARGEST), bytes, 1));
+    }
 }
