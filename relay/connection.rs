@@ -2,7 +2,8 @@
 //!
 //! A task of its own drives each socket. It holds no buffer while nothing is said: what arrives is
 //! read into the stack, what leaves is shared with all others who get it. All that waits goes out in
-//! one vectored write.
+//! one vectored write. What is done once or seldom is boxed, so that the task of a silent client is no larger
+//! than it must be to wait.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -209,11 +210,19 @@ impl Connection {
     pub async fn run(mut self, early: Bytes) {
         let began = Instant::now();
         tracing::info!(connection = %self.session, peer = %self.peer, "connected");
-        let served = match self.heard(&early).await {
+        let heard = Box::pin(self.heard(&early)).await;
+        // a piece of what the handshake was read into, all of which it would keep
+        drop(early);
+        let served = match heard {
             Ok(true) => self.serve(began).await,
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
+        Box::pin(self.leave(served, began)).await;
+    }
+
+    /// Takes leave of everybody.
+    async fn leave(&mut self, served: io::Result<()>, began: Instant) {
         if self.welcomed {
             // first of all, so that nothing more is put into its outbox
             self.command(Command::Leave {
@@ -261,14 +270,15 @@ impl Connection {
                 Some(found) = async { Some(self.looking_up.as_mut()?.await) }, if self.looking_up.is_some() => {
                     self.looking_up = None;
                     self.heard_at = Instant::now();
-                    self.looked_up(found).await;
-                    if self.outbox.closed().is_none() && !self.attend().await {
+                    if !Box::pin(self.go_on(found)).await {
                         return Ok(());
                     }
                 }
                 readable = self.stream.readable(), if self.looking_up.is_none() => {
                     readable?;
-                    if !self.read().await? {
+                    if let Some(arrived) = self.read()?
+                        && !Box::pin(self.heard(&arrived)).await?
+                    {
                         return Ok(());
                     }
                 }
@@ -309,8 +319,9 @@ impl Connection {
         }
     }
 
-    /// Reads what has arrived; false when the client wants to go, or must.
-    async fn read(&mut self) -> io::Result<bool> {
+    /// Reads what has arrived, if anything has.
+    fn read(&mut self) -> io::Result<Option<Bytes>> {
+        // here and nowhere around an await: it would be part of the task for as long as that lives
         let mut buffer = [0; READ_AT_ONCE];
         match self.stream.try_read(&mut buffer) {
             Ok(0) => Err(io::Error::new(
@@ -319,13 +330,17 @@ impl Connection {
             )),
             Ok(count) => {
                 self.heard_at = Instant::now();
-                // off the stack, so that the future of a silent connection stays small
-                let arrived = Bytes::copy_from_slice(&buffer[..count]);
-                Box::pin(self.heard(&arrived)).await
+                Ok(Some(Bytes::copy_from_slice(&buffer[..count])))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Goes on with what waited until something was looked up; false when the client wants to go, or must.
+    async fn go_on(&mut self, found: LookedUp) -> bool {
+        self.looked_up(found).await;
+        self.outbox.closed().is_some() || self.attend().await
     }
 
     async fn heard(&mut self, bytes: &[u8]) -> io::Result<bool> {

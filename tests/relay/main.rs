@@ -9,6 +9,7 @@ mod chaos;
 mod commands;
 mod console;
 mod contract;
+mod crowd;
 mod demo;
 mod doctor;
 mod documents;
