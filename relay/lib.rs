@@ -25,6 +25,7 @@
 //!
 //! Beside the way: [`token`] and [`gate`] (who somebody is), [`policy`] (what SQL says of who may see what,
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
+//! [`gathering`] (what many ask at once, asked together),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does), [`doctor`]
 //! (what is wrong, and what mends it), [`config`] (settings), [`canary`] (proof that nothing is lost),
@@ -74,6 +75,7 @@ pub mod feed;
 pub mod follow;
 pub mod frame;
 pub mod gate;
+pub mod gathering;
 pub mod health;
 pub mod history;
 pub mod inquiries;

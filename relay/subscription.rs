@@ -12,8 +12,9 @@ use uuid::Uuid;
 use crate::connection::Shared;
 use crate::history::Told;
 use crate::inquiries::NotTold;
-use crate::policy::{Credential, Policy};
+use crate::policy::{Credential, Policy, is_few};
 use crate::rooms::{Beginning, Command, Inquiry, Member, Reply, Subscribe, Verdicts};
+use crate::server::places::Turn;
 use crate::snapshot::Cursor;
 
 /// How often the journal is asked for one subscription: once for the cursor, once for what was missed,
@@ -71,10 +72,12 @@ pub async fn subscribe(
     wanted: Wanted,
 ) -> Option<Live> {
     let asker = shared.gate.as_ref().map(|gate| gate.policy()).zip(who);
-    let _turn = match &asker {
-        Some((_, who)) => Some(shared.subscribing.take(&who.user).await),
-        None => None,
-    };
+    let user = asker.as_ref().map_or("", |(_, who)| &who.user);
+    // few rooms are asked about with those of others; whoever asks for more waits for a turn
+    let mut turn = None;
+    if !is_few(wanted.rooms.len()) || wanted.from == From::Records {
+        turn = take_turn(&shared, user).await;
+    }
     let mut grant = None;
     let mut journal = None;
     let mut anew = None;
@@ -140,6 +143,9 @@ pub async fn subscribe(
             } => {
                 journal = told;
                 if let Some((policy, _)) = &asker {
+                    if turn.is_none() && !is_few(asked.questions.len()) {
+                        turn = take_turn(&shared, user).await;
+                    }
                     let verdicts = judge(policy, &wanted, &asked).await;
                     shared.rooms.send(Command::Known(verdicts)).await.ok()?;
                 }
@@ -151,8 +157,14 @@ pub async fn subscribe(
                     continue;
                 };
                 let told = match unanswered {
-                    Reply::IsItGood => shared.history.vouch(since).await,
-                    _ => shared.history.missed(since, &rooms).await,
+                    Reply::IsItGood => shared.history.vouch(user, since).await,
+                    _ => {
+                        if turn.is_none() {
+                            turn = take_turn(&shared, user).await;
+                        }
+                        let missed = shared.history.missed(since, &rooms).await;
+                        missed.map_err(Arc::new)
+                    }
                 };
                 match told {
                     Ok(Told::Missed(missed)) => journal = Some(missed),
@@ -173,10 +185,16 @@ pub async fn subscribe(
     }
 }
 
+/// A turn of this user's; None where nobody is asked who somebody is.
+async fn take_turn(shared: &Shared, user: &str) -> Option<Turn> {
+    shared.gate.as_ref()?;
+    Some(shared.subscribing.take(&user.to_owned()).await)
+}
+
 /// The rooms that are granted, those that are denied, and at which moment it was so.
 async fn grants(
     policy: &Policy,
-    who: &Credential,
+    who: &Arc<Credential>,
     wanted: &Wanted,
 ) -> (Vec<String>, Vec<Value>, Option<Cursor>) {
     let replays = matches!(wanted.from, From::Since(_));

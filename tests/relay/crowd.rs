@@ -93,7 +93,11 @@ async fn told(stream: &mut TcpStream, what: &str) -> Option<String> {
     let mut text = Vec::new();
     let mut some = [0; 1024];
     loop {
-        let count = stream.read(&mut some).await.ok().filter(|count| *count > 0)?;
+        let count = stream
+            .read(&mut some)
+            .await
+            .ok()
+            .filter(|count| *count > 0)?;
         text.extend_from_slice(&some[..count]);
         let so_far = String::from_utf8_lossy(&text);
         if so_far.contains(what) {
@@ -108,7 +112,10 @@ async fn guarded(database: &Database) -> Relay {
             .env("RELAY_MAX_CONNECTIONS", "30000")
             .env("RELAY_MAX_CONNECTIONS_PER_ADDRESS", "30000")
             .env("RELAY_MAX_CONNECTIONS_PER_USER", "30000")
-            .env("RELAY_LOG", std::env::var("RELAY_LOG").unwrap_or("warn".to_owned()));
+            .env(
+                "RELAY_LOG",
+                std::env::var("RELAY_LOG").unwrap_or("warn".to_owned()),
+            );
     })
     .await
 }
@@ -204,7 +211,11 @@ async fn measure_a_crowd_that_comes_back() {
     times.sort_unstable();
     println!(
         "{clients} clients of {users} users, {rooms} rooms each, {}: half live after {:.2} s, all after {:.2} s; {} times turned away",
-        if resume { "with a cursor" } else { "without a cursor" },
+        if resume {
+            "with a cursor"
+        } else {
+            "without a cursor"
+        },
         times[clients / 2].as_secs_f64(),
         times[clients - 1].as_secs_f64(),
         turned_away.load(Ordering::Relaxed)
@@ -233,7 +244,11 @@ async fn measure_a_crowd_that_comes_back() {
     if let Ok(seconds) = std::env::var("CROWD_STAYS") {
         println!("relay {} stays", relay.pid());
         tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
-        println!("memory after: {} KiB: {:.2} each", share(&relay), (share(&relay) - alone) as f64 / clients as f64);
+        println!(
+            "memory after: {} KiB: {:.2} each",
+            share(&relay),
+            (share(&relay) - alone) as f64 / clients as f64
+        );
     }
     println!("{} warnings", relay.logs().lines().count());
 }
