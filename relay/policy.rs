@@ -150,7 +150,7 @@ impl Policy {
             *answers = self.doubts.ask(&first.who.user, questions).await?;
             return Ok(());
         }
-        Ok(judge(&self.subscribing, inquiry, answers).await?)
+        Ok(Box::pin(judge(&self.subscribing, inquiry, answers)).await?)
     }
 
     /// Whether somebody may subscribe to these rooms, and the cursor of the moment at which it was so.
@@ -173,7 +173,7 @@ impl Policy {
             let wishes: Vec<_> = wishes.each().collect();
             journal.grants(&wishes).await
         });
-        Ok(told.await?)
+        Ok(Box::pin(told).await?)
     }
 
     /// Whether somebody is a `system_admin`, who sees everything.

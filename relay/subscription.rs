@@ -1,5 +1,7 @@
 //! One subscription, from the client's wish to live rooms: the policy is asked whether it may, the
 //! journal what it missed, and the rooms' task answers the client when nothing is left to ask.
+//!
+//! What asks Postgres by itself is boxed: ten thousand who come at once wait in the little that is left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +89,7 @@ pub async fn subscribe(
         let (rooms, denied, granted) = match (&asker, grant.take()) {
             (None, _) => (wanted.rooms.clone(), wanted.denied.clone(), None),
             (Some(_), Some(grant)) => grant,
-            (Some((policy, who)), None) => grants(policy, who, &wanted).await,
+            (Some((policy, who)), None) => Box::pin(grants(policy, who, &wanted)).await,
         };
         let from = match (&wanted.from, anew) {
             (From::Now, _) => Beginning::Now,
@@ -96,7 +98,7 @@ pub async fn subscribe(
                 since: since.clone(),
                 journal: journal.take(),
             },
-            (From::Records, None) => match shared.history.records_now(&rooms).await {
+            (From::Records, None) => match Box::pin(shared.history.records_now(&rooms)).await {
                 Ok((records, at)) => Beginning::Records { records, at },
                 Err(error) if error.will_pass() => {
                     wait(&wanted, &error, &mut backoff).await;
@@ -146,7 +148,7 @@ pub async fn subscribe(
                     if turn.is_none() && !is_few(asked.questions.len()) {
                         turn = take_turn(&shared, user).await;
                     }
-                    let verdicts = judge(policy, &wanted, &asked).await;
+                    let verdicts = Box::pin(judge(policy, &wanted, &asked)).await;
                     shared.rooms.send(Command::Known(verdicts)).await.ok()?;
                 }
             }
@@ -162,7 +164,7 @@ pub async fn subscribe(
                         if turn.is_none() {
                             turn = take_turn(&shared, user).await;
                         }
-                        let missed = shared.history.missed(since, &rooms).await;
+                        let missed = Box::pin(shared.history.missed(since, &rooms)).await;
                         missed.map_err(Arc::new)
                     }
                 };
