@@ -60,7 +60,6 @@ const FRAMES_A_WRITE: usize = 64;
 const READ_AT_ONCE: usize = 16 * 1024;
 
 /// What connections share.
-#[derive(Clone)]
 pub struct Shared {
     /// The task that owns the rooms.
     pub rooms: mpsc::Sender<Command>,
@@ -101,7 +100,7 @@ pub struct Limits {
 
 /// One client's connection after the WebSocket handshake.
 pub struct Connection {
-    shared: Shared,
+    shared: Arc<Shared>,
     stream: Socket,
     decoder: Decoder,
     outbox: Arc<Outbox>,
@@ -170,15 +169,16 @@ impl Pass {
 }
 
 impl Connection {
-    /// A connection whose handshake is done, perhaps with a token.
+    /// A connection whose handshake is done, perhaps with a token. Boxed: a task would hold it twice, as what
+    /// it was given and as what it works with.
     pub fn new(
-        shared: Shared,
+        shared: Arc<Shared>,
         stream: Socket,
         peer: IpAddr,
         member: Member,
         token: Option<String>,
-    ) -> Connection {
-        Connection {
+    ) -> Box<Connection> {
+        Box::new(Connection {
             outbox: Arc::new(Outbox::new(shared.queue_bytes)),
             stream,
             decoder: Decoder::new(protocol::LARGEST_MESSAGE),
@@ -203,11 +203,11 @@ impl Connection {
             frames_in: 0,
             frames_out: 0,
             shared,
-        }
+        })
     }
 
     /// Serves the client until it or the relay is gone; `early` came right behind the handshake.
-    pub async fn run(mut self, early: Bytes) {
+    pub async fn run(mut self: Box<Self>, early: Bytes) {
         let began = Instant::now();
         tracing::info!(connection = %self.session, peer = %self.peer, "connected");
         let heard = Box::pin(self.heard(&early)).await;
@@ -266,6 +266,8 @@ impl Connection {
         let stopping = self.shared.stopping.clone();
         loop {
             let outbox = self.outbox.clone();
+            // one timer for all: each takes more than what it is for
+            let next = deadline.min(ping_at).min(pass_at.unwrap_or(deadline));
             tokio::select! {
                 Some(found) = async { Some(self.looking_up.as_mut()?.await) }, if self.looking_up.is_some() => {
                     self.looking_up = None;
@@ -284,24 +286,27 @@ impl Connection {
                 }
                 () = outbox.filled() => self.outbox.take(&mut self.leaving),
                 writable = self.stream.writable(), if !self.leaving.is_empty() || self.stream.has_unsent() => writable?,
-                () = sleep_until(deadline) => {
-                    if self.welcomed {
+                () = sleep_until(next) => {
+                    let now = Instant::now();
+                    if deadline <= now && self.welcomed {
                         self.beat();
-                        deadline = Instant::now() + beat;
-                    } else {
+                        deadline = now + beat;
+                    } else if deadline <= now {
                         self.outbox.close(Close::NO_HELLO);
                     }
-                }
-                () = sleep_until(ping_at) => {
-                    ping_at += beat;
-                    // by the clock on the wall, which goes on while a machine sleeps
-                    pass_at = self.check_pass();
-                    if self.looking_up.is_none() && self.heard_at.elapsed() >= beat * 2 {
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, "silent for two beats"));
+                    if ping_at <= now {
+                        ping_at += beat;
+                        // by the clock on the wall, which goes on while a machine sleeps
+                        pass_at = self.check_pass();
+                        if self.looking_up.is_none() && self.heard_at.elapsed() >= beat * 2 {
+                            return Err(io::Error::new(io::ErrorKind::TimedOut, "silent for two beats"));
+                        }
+                        self.unseen += u64::from(self.outbox.push(frame::ping(b"")));
                     }
-                    self.unseen += u64::from(self.outbox.push(frame::ping(b"")));
+                    if pass_at.is_some_and(|at| at <= now) {
+                        pass_at = self.check_pass();
+                    }
                 }
-                () = sleep_until(pass_at.unwrap_or(deadline)), if pass_at.is_some() => pass_at = self.check_pass(),
                 () = stopping.cancelled(), if self.outbox.closed().is_none() => self.outbox.close(Close::GOING_AWAY),
             }
             self.write()?;
@@ -798,7 +803,7 @@ mod tests {
         let nowhere = Database::of("postgresql://nobody@127.0.0.1:1/nothing").unwrap();
         let asking = || Inquiries::new(nowhere.clone(), "test", 1);
         let placement = Arc::new(Placement::new(asking()));
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             rooms: rooms.clone(),
             cursor,
             history: Arc::new(History::new(asking(), placement, registry.clone())),
@@ -815,7 +820,7 @@ mod tests {
             subscribing: Turns::new(1),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
-        };
+        });
         tokio::spawn(Connection::new(shared, stream.into(), peer.ip(), 7, None).run(Bytes::new()));
         let hello = masked(0x1, br#"{"type":"hello"}"#);
         client.write_all(&hello).await.unwrap();

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
@@ -188,7 +189,7 @@ pub async fn serve(
         })
     });
     let rooms_know = commands.clone();
-    let shared = Shared {
+    let shared = Arc::new(Shared {
         rooms: commands,
         cursor: reached,
         history: Arc::new(History::new(
@@ -205,7 +206,7 @@ pub async fn serve(
         subscribing: Turns::new(SUBSCRIBES_OF_A_USER),
         metrics: metrics.clone(),
         stopping: stopping.clone(),
-    };
+    });
     let trusted = Arc::new(config.trusted_proxies.clone());
     let places = Arc::new(Semaphore::new(config.max_connections));
     let status = Arc::new(Status {
@@ -552,7 +553,7 @@ fn health(status: Arc<Status>, is_admin: bool) -> Routes {
 }
 
 /// The way to become a connection.
-fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
+fn ws(config: &Config, shared: Arc<Shared>, upgrades: Upgrades) -> Routes {
     let members = Arc::new(AtomicU64::new(0));
     let is_open = shared.gate.is_none();
     let refused = shared.metrics.handshakes_refused.clone();
@@ -628,32 +629,41 @@ fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
 /// Takes the socket back from hyper and serves it. Boxed, so that the handshake's state is gone by then.
 fn upgraded(
     upgrade: OnUpgrade,
-    shared: Shared,
+    shared: Arc<Shared>,
     peer: IpAddr,
     member: u64,
     token: Option<String>,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let upgraded = match upgrade.await {
-            Ok(upgraded) => upgraded,
-            Err(error) => {
-                return tracing::debug!(%peer, %error, "gone before the handshake was done");
-            }
-        };
-        let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(Parts { io, read_buf, .. }) => (Socket::from(io.into_inner()), read_buf),
-            Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-                Ok(Parts { io, read_buf, .. }) => {
-                    let (stream, session) = io.into_inner().into_inner();
-                    (Socket::secure(stream, session), read_buf)
-                }
-                Err(_) => return tracing::error!(%peer, "the upgraded connection is no TCP socket"),
-            },
-        };
-        Connection::new(shared, socket, peer, member, token)
-            .run(early)
-            .await;
+        if let Some((socket, early)) = Box::pin(take_back(upgrade, peer)).await {
+            let connection = Connection::new(shared, socket, peer, member, token);
+            connection.run(early).await;
+        }
     })
+}
+
+/// The socket, and what came right behind the handshake.
+async fn take_back(upgrade: OnUpgrade, peer: IpAddr) -> Option<(Socket, Bytes)> {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "gone before the handshake was done");
+            return None;
+        }
+    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(Parts { io, read_buf, .. }) => Some((Socket::from(io.into_inner()), read_buf)),
+        Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+            Ok(Parts { io, read_buf, .. }) => {
+                let (stream, session) = io.into_inner().into_inner();
+                Some((Socket::secure(stream, session), read_buf))
+            }
+            Err(_) => {
+                tracing::error!(%peer, "the upgraded connection is no TCP socket");
+                None
+            }
+        },
+    }
 }
 
 /// The answer to somebody who is no operator.

@@ -69,7 +69,7 @@ pub struct Live {
 /// Subscribes; None when the relay stops. For as long as Postgres does not say what must be known, it
 /// waits.
 pub async fn subscribe(
-    shared: Shared,
+    shared: Arc<Shared>,
     who: Option<Arc<Credential>>,
     wanted: Wanted,
 ) -> Option<Live> {
