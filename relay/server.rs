@@ -74,7 +74,10 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// that health is told also when no place is left.
 const REQUESTS: usize = 1024;
 
-/// The same of one address, so that one that is slow on purpose does not take all.
+/// How long a socket may wait for others whose request is to be answered.
+const PLACE_WITHIN: Duration = Duration::from_millis(200);
+
+/// Of one address, so that one that is slow on purpose does not take all.
 const REQUESTS_OF_AN_ADDRESS: usize = REQUESTS / 2;
 
 /// Subscribes of one user that are under way at once; more wait.
@@ -330,7 +333,13 @@ impl Door {
                     continue;
                 }
             };
-            let Ok(request) = self.requests.clone().try_acquire_owned() else {
+            // when all come at once, after a restart, those behind wait in the system's queue
+            let request = self.requests.clone().acquire_owned();
+            let request = tokio::select! {
+                request = tokio::time::timeout(PLACE_WITHIN, request) => request,
+                () = self.closing.cancelled() => return,
+            };
+            let Ok(Ok(request)) = request else {
                 tracing::warn!(%peer, at_most = REQUESTS, "dropped: too many requests at once");
                 continue;
             };

@@ -78,7 +78,7 @@ pub async fn subscribe(
     // few rooms are asked about with those of others; whoever asks for more waits for a turn
     let mut turn = None;
     if !is_few(wanted.rooms.len()) || wanted.from == From::Records {
-        turn = take_turn(&shared, user).await;
+        turn = Box::pin(take_turn(&shared, user)).await;
     }
     let mut grant = None;
     let mut journal = None;
@@ -146,7 +146,7 @@ pub async fn subscribe(
                 journal = told;
                 if let Some((policy, _)) = &asker {
                     if turn.is_none() && !is_few(asked.questions.len()) {
-                        turn = take_turn(&shared, user).await;
+                        turn = Box::pin(take_turn(&shared, user)).await;
                     }
                     let verdicts = Box::pin(judge(policy, &wanted, &asked)).await;
                     shared.rooms.send(Command::Known(verdicts)).await.ok()?;
@@ -159,10 +159,10 @@ pub async fn subscribe(
                     continue;
                 };
                 let told = match unanswered {
-                    Reply::IsItGood => shared.history.vouch(user, since).await,
+                    Reply::IsItGood => Box::pin(shared.history.vouch(user, since)).await,
                     _ => {
                         if turn.is_none() {
-                            turn = take_turn(&shared, user).await;
+                            turn = Box::pin(take_turn(&shared, user)).await;
                         }
                         let missed = Box::pin(shared.history.missed(since, &rooms)).await;
                         missed.map_err(Arc::new)
@@ -174,7 +174,7 @@ pub async fn subscribe(
                     // the same question again
                     Err(error) if error.will_pass() => {
                         looks -= 1;
-                        wait(&wanted, &error, &mut backoff).await;
+                        Box::pin(wait(&wanted, &error, &mut backoff)).await;
                     }
                     Err(error) => {
                         tracing::warn!(connection = %wanted.connection, %error, "could not look up what a client missed: it fetches anew");

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::harness::{Client, Database, Relay, masked, now, token, token_of};
 use crate::sizing::used;
@@ -193,12 +194,14 @@ async fn measure_a_crowd_that_comes_back() {
     }
     let to: SocketAddr = relay.address().parse().unwrap();
     let turned_away = Arc::new(AtomicUsize::new(0));
+    let at_once = Arc::new(Semaphore::new(given("CROWD_AT_ONCE", clients)));
     let began = Instant::now();
     let coming: Vec<_> = comers
         .into_iter()
         .map(|comer| {
-            let turned_away = turned_away.clone();
+            let (turned_away, at_once) = (turned_away.clone(), at_once.clone());
             tokio::spawn(async move {
+                let _place = at_once.acquire().await;
                 let stream = comer.come(to, &turned_away).await;
                 (stream, began.elapsed())
             })
