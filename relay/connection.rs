@@ -2,7 +2,8 @@
 //!
 //! A task of its own drives each socket. It holds no buffer while nothing is said: what arrives is
 //! read into the stack, what leaves is shared with all others who get it. All that waits goes out in
-//! one vectored write.
+//! one vectored write. What is done once or seldom is boxed, so that the task of a silent client is no larger
+//! than it must be to wait.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -63,7 +64,6 @@ const BYTES_A_WRITE: usize = 256 * 1024;
 const READ_AT_ONCE: usize = 16 * 1024;
 
 /// What connections share.
-#[derive(Clone)]
 pub struct Shared {
     /// The task that owns the rooms.
     pub rooms: mpsc::Sender<Command>,
@@ -117,7 +117,7 @@ pub struct Arrived {
 
 /// One client's connection after the WebSocket handshake.
 pub struct Connection {
-    shared: Shared,
+    shared: Arc<Shared>,
     stream: Socket,
     decoder: Decoder,
     outbox: Arc<Outbox>,
@@ -190,8 +190,9 @@ impl Pass {
 }
 
 impl Connection {
-    /// A connection whose handshake is done.
-    pub fn new(shared: Shared, stream: Socket, arrived: Arrived) -> Connection {
+    /// A connection whose handshake is done. Boxed: a task would hold it twice, as what it was given and as
+    /// what it works with.
+    pub fn new(shared: Arc<Shared>, stream: Socket, arrived: Arrived) -> Box<Connection> {
         let Arrived {
             peer,
             member,
@@ -199,7 +200,7 @@ impl Connection {
             compresses,
         } = arrived;
         let decoder = Decoder::new(protocol::LARGEST_MESSAGE);
-        Connection {
+        Box::new(Connection {
             outbox: Arc::new(Outbox::new(shared.queue_bytes)),
             stream,
             decoder: match compresses {
@@ -229,18 +230,26 @@ impl Connection {
             frames_in: 0,
             frames_out: 0,
             shared,
-        }
+        })
     }
 
     /// Serves the client until it or the relay is gone; `early` came right behind the handshake.
-    pub async fn run(mut self, early: Bytes) {
+    pub async fn run(mut self: Box<Self>, early: Bytes) {
         let began = Instant::now();
         tracing::info!(connection = %self.session, peer = %self.peer, "connected");
-        let served = match self.heard(&early).await {
+        let heard = Box::pin(self.heard(&early)).await;
+        // a piece of what the handshake was read into, all of which it would keep
+        drop(early);
+        let served = match heard {
             Ok(true) => self.serve(began).await,
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
+        Box::pin(self.leave(served, began)).await;
+    }
+
+    /// Takes leave of everybody.
+    async fn leave(&mut self, served: io::Result<()>, began: Instant) {
         if self.welcomed {
             // first of all, so that nothing more is put into its outbox
             self.command(Command::Leave {
@@ -284,41 +293,47 @@ impl Connection {
         let stopping = self.shared.stopping.clone();
         loop {
             let outbox = self.outbox.clone();
+            // one timer for all: each takes more than what it is for
+            let next = deadline.min(ping_at).min(pass_at.unwrap_or(deadline));
             tokio::select! {
                 Some(found) = async { Some(self.looking_up.as_mut()?.await) }, if self.looking_up.is_some() => {
                     self.looking_up = None;
                     self.heard_at = Instant::now();
-                    self.looked_up(found).await;
-                    if self.outbox.closed().is_none() && !self.attend().await {
+                    if !Box::pin(self.go_on(found)).await {
                         return Ok(());
                     }
                 }
                 readable = self.stream.readable(), if self.looking_up.is_none() => {
                     readable?;
-                    if !self.read().await? {
+                    if let Some(arrived) = self.read()?
+                        && !Box::pin(self.heard(&arrived)).await?
+                    {
                         return Ok(());
                     }
                 }
                 () = outbox.filled() => self.outbox.take(&mut self.leaving),
                 writable = self.stream.writable(), if !self.leaving.is_empty() || self.stream.has_unsent() => writable?,
-                () = sleep_until(deadline) => {
-                    if self.welcomed {
+                () = sleep_until(next) => {
+                    let now = Instant::now();
+                    if deadline <= now && self.welcomed {
                         self.beat();
-                        deadline = Instant::now() + beat;
-                    } else {
+                        deadline = now + beat;
+                    } else if deadline <= now {
                         self.outbox.close(Close::NO_HELLO);
                     }
-                }
-                () = sleep_until(ping_at) => {
-                    ping_at += beat;
-                    // by the clock on the wall, which goes on while a machine sleeps
-                    pass_at = self.check_pass();
-                    if self.looking_up.is_none() && self.heard_at.elapsed() >= beat * 2 {
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, "silent for two beats"));
+                    if ping_at <= now {
+                        ping_at += beat;
+                        // by the clock on the wall, which goes on while a machine sleeps
+                        pass_at = self.check_pass();
+                        if self.looking_up.is_none() && self.heard_at.elapsed() >= beat * 2 {
+                            return Err(io::Error::new(io::ErrorKind::TimedOut, "silent for two beats"));
+                        }
+                        self.unseen += u64::from(self.outbox.push(frame::ping(b"")));
                     }
-                    self.unseen += u64::from(self.outbox.push(frame::ping(b"")));
+                    if pass_at.is_some_and(|at| at <= now) {
+                        pass_at = self.check_pass();
+                    }
                 }
-                () = sleep_until(pass_at.unwrap_or(deadline)), if pass_at.is_some() => pass_at = self.check_pass(),
                 () = stopping.cancelled(), if self.outbox.closed().is_none() => self.outbox.close(Close::GOING_AWAY),
             }
             self.write()?;
@@ -336,8 +351,9 @@ impl Connection {
         }
     }
 
-    /// Reads what has arrived; false when the client wants to go, or must.
-    async fn read(&mut self) -> io::Result<bool> {
+    /// Reads what has arrived, if anything has.
+    fn read(&mut self) -> io::Result<Option<Bytes>> {
+        // here and nowhere around an await: it would be part of the task for as long as that lives
         let mut buffer = [0; READ_AT_ONCE];
         match self.stream.try_read(&mut buffer) {
             Ok(0) => Err(io::Error::new(
@@ -346,13 +362,17 @@ impl Connection {
             )),
             Ok(count) => {
                 self.heard_at = Instant::now();
-                // off the stack, so that the future of a silent connection stays small
-                let arrived = Bytes::copy_from_slice(&buffer[..count]);
-                Box::pin(self.heard(&arrived)).await
+                Ok(Some(Bytes::copy_from_slice(&buffer[..count])))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Goes on with what waited until something was looked up; false when the client wants to go, or must.
+    async fn go_on(&mut self, found: LookedUp) -> bool {
+        self.looked_up(found).await;
+        self.outbox.closed().is_some() || self.attend().await
     }
 
     async fn heard(&mut self, bytes: &[u8]) -> io::Result<bool> {
@@ -824,7 +844,7 @@ mod tests {
         let nowhere = Database::of("postgresql://nobody@127.0.0.1:1/nothing").unwrap();
         let asking = || Inquiries::new(nowhere.clone(), "test", 1);
         let placement = Arc::new(Placement::new(asking()));
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             rooms: rooms.clone(),
             cursor,
             history: Arc::new(History::new(asking(), placement, registry.clone())),
@@ -841,7 +861,7 @@ mod tests {
             subscribing: Turns::new(1),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
-        };
+        });
         let arrived = Arrived {
             peer: peer.ip(),
             member: 7,

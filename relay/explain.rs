@@ -20,7 +20,7 @@ use crate::diff::quoted;
 use crate::event::{Changed, Event, Seen, View};
 use crate::follow::{self, Interrupted};
 use crate::inquiries::Inquiries;
-use crate::journal::{Entry, Filter, Journal, Question};
+use crate::journal::{Entry, Filter, Journal, Question, Wish};
 use crate::policy::Placement;
 use crate::reader::events;
 use crate::registry::{Registry, is_scope};
@@ -438,9 +438,13 @@ impl Inquirer<'_> {
         let all: Vec<(&str, Seen)> = changed.rooms().collect();
         let wanted: Vec<_> = all
             .iter()
-            .map(|(room, _)| (self.claims.as_str(), *room))
+            .map(|(room, _)| Wish {
+                claims: &self.claims,
+                room,
+                replays: false,
+            })
             .collect();
-        let (granted, _) = self.journal.grants(&wanted, false).await?;
+        let (granted, _) = self.journal.grants(&wanted).await?;
         let (mut may, mut may_not) = (Vec::new(), Vec::new());
         for ((room, seen), granted) in all.into_iter().zip(granted) {
             // who is in a record's room is asked of its images, next; before it is there nobody is

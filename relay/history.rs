@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use crate::change::Change;
 use crate::event::Event;
+use crate::gathering::Gathering;
 use crate::inquiries::{Inquiries, NotTold};
 use crate::journal::{Journal, RecordNow, Verdict};
 use crate::order;
@@ -26,9 +27,13 @@ const MOST_CHANGES: i64 = 10_000;
 /// Changes whose standing is looked up at once.
 const AT_ONCE: usize = 500;
 
+/// Queries at once about cursors.
+const VOUCHING: usize = 2;
+
 /// Reads for those who come back.
 pub struct History {
-    inquiries: Inquiries,
+    inquiries: Arc<Inquiries>,
+    cursors: Gathering<Cursor, Verdict>,
     placement: Arc<Placement>,
     registry: watch::Receiver<Arc<Registry>>,
 }
@@ -49,21 +54,30 @@ impl History {
         placement: Arc<Placement>,
         registry: watch::Receiver<Arc<Registry>>,
     ) -> History {
+        let inquiries = Arc::new(inquiries);
+        let vouching = inquiries.clone();
+        let cursors = Gathering::new(VOUCHING, move |cursors: Vec<Arc<Cursor>>| {
+            let inquiries = vouching.clone();
+            async move {
+                let look = async |journal: &Journal| {
+                    let cursors: Vec<&Cursor> = cursors.iter().map(|cursor| &**cursor).collect();
+                    journal.vouch_for(&cursors).await
+                };
+                inquiries.ask(look).await
+            }
+        });
         History {
             inquiries,
+            cursors,
             placement,
             registry,
         }
     }
 
-    /// Whether a cursor is a good one, so that memory may say what was missed.
-    pub async fn vouch(&self, since: &Cursor) -> Result<Told, NotTold> {
-        self.inquiries
-            .ask(async |journal| {
-                let bad = unvouched(journal, since).await?;
-                Ok::<_, NotTold>(bad.unwrap_or(Told::Missed(Missed::Nothing)))
-            })
-            .await
+    /// Whether a cursor of this user's is a good one, so that memory may say what was missed.
+    pub async fn vouch(&self, user: &str, since: &Cursor) -> Result<Told, Arc<NotTold>> {
+        let verdict = self.cursors.ask(user, since.clone()).await?;
+        Ok(unvouched(verdict).unwrap_or(Told::Missed(Missed::Nothing)))
     }
 
     /// What was missed of these rooms since a cursor.
@@ -90,7 +104,7 @@ impl History {
         since: &Cursor,
         rooms: &[String],
     ) -> Result<Told, NotTold> {
-        if let Some(bad) = unvouched(journal, since).await? {
+        if let Some(bad) = unvouched(journal.vouch(since).await?) {
             return Ok(bad);
         }
         let place = Place::of(since.clone());
@@ -161,10 +175,10 @@ impl History {
 }
 
 /// Why a cursor leads nowhere; None where it is a good one.
-async fn unvouched(journal: &Journal, since: &Cursor) -> Result<Option<Told>, NotTold> {
-    Ok(match journal.vouch(since).await? {
+fn unvouched(verdict: Verdict) -> Option<Told> {
+    match verdict {
         Verdict::OtherHistory => Some(Told::Resync("epoch_changed")),
         Verdict::TooOld => Some(Told::Resync("cursor_too_old")),
         Verdict::Good => None,
-    })
+    }
 }

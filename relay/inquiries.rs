@@ -15,6 +15,9 @@ use crate::postgres::{ConnectError, Database};
 /// How long an answer may take, the wait for its turn included.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// The same of what several ask together.
+const TOGETHER_WITHIN: Duration = Duration::from_secs(2);
+
 /// Most questions of one query: it must be answered in time, also by a busy server.
 const AT_ONCE: usize = 1000;
 
@@ -60,7 +63,7 @@ impl NotTold {
     }
 
     /// Whether less of it may be answered in time: the answer was late here, or in Postgres.
-    fn is_late(&self) -> bool {
+    pub fn is_late(&self) -> bool {
         match self {
             NotTold::Late => true,
             NotTold::Journal(JournalError::Postgres(error)) => {
@@ -90,12 +93,41 @@ impl Inquiries {
     where
         NotTold: From<E>,
     {
+        self.ask_within(ANSWER_WITHIN, look).await
+    }
+
+    /// What several ask, who would rather be asked about apart than wait for long because of one of them.
+    pub async fn ask_together<T, E>(
+        &self,
+        look: impl AsyncFnOnce(&Journal) -> Result<T, E>,
+    ) -> Result<T, NotTold>
+    where
+        NotTold: From<E>,
+    {
+        self.ask_within(TOGETHER_WITHIN, look).await
+    }
+
+    async fn ask_within<T, E>(
+        &self,
+        within: Duration,
+        look: impl AsyncFnOnce(&Journal) -> Result<T, E>,
+    ) -> Result<T, NotTold>
+    where
+        NotTold: From<E>,
+    {
+        let is_short = within < ANSWER_WITHIN;
         let answer = async {
             // never closed
             let _place = self.places.acquire().await;
             let journal = self.journal().await?;
+            if is_short {
+                journal.limit(within).await?;
+            }
             // a session that failed is not used again
             let told = look(&journal).await?;
+            if is_short {
+                journal.limit(ANSWER_WITHIN).await?;
+            }
             if !journal.is_spoilt() {
                 self.idle().push((journal, Instant::now()));
             }

@@ -20,7 +20,7 @@ use crate::postgres::Session;
 use crate::registry::{KeyForm, Module, Registry};
 use crate::snapshot::{BadCursor, Position, Snapshot, number};
 
-pub use access::Question;
+pub use access::{Question, Wish};
 pub use entries::{ENTRIES, Entries, Entry, FILTER_SETTINGS, Filter, Found, TRANSACTIONS};
 pub use past::{RecordNow, Verdict};
 pub use rights::Excess;

@@ -25,6 +25,7 @@
 //!
 //! Beside the way: [`token`] and [`gate`] (who somebody is), [`policy`] (what SQL says of who may see what,
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
+//! [`gathering`] (what many ask at once, asked together),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455),
 //! [`deflate`] (RFC 7692), [`server`] (HTTP routes,
 //! accept loop), [`registry`] (which tables are watched), [`schema`] (what `install` does), [`doctor`]
@@ -76,6 +77,7 @@ pub mod feed;
 pub mod follow;
 pub mod frame;
 pub mod gate;
+pub mod gathering;
 pub mod health;
 pub mod history;
 pub mod inquiries;

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use crate::change::{Action, Change};
 use crate::diff::quoted;
+use crate::gathering::Gathering;
 use crate::inquiries::{Inquiries, NotTold, Pieces};
-use crate::journal;
+use crate::journal::{self, Journal};
 use crate::registry::Registry;
 use crate::rooms::{Asked, Command, Inquiry};
 use crate::snapshot::Cursor;
@@ -55,12 +56,31 @@ pub struct Question {
     pub standing: Arc<Standing>,
 }
 
+impl Question {
+    fn asked(&self) -> journal::Question<'_> {
+        journal::Question {
+            claims: &self.who.claims,
+            module: &self.standing.module,
+            access: &self.standing.access,
+        }
+    }
+}
+
+/// So many rooms, or questions, of one who subscribes are asked about together with those of others; who asks
+/// for more asks alone.
+const FEW: usize = 4;
+
+/// Queries at once about those who subscribe, as many of each kind.
+const GATHERED: usize = 4;
+
 /// Asks who may see what.
 pub struct Policy {
     /// For what is to be told now, and for who may still be where they are.
     judging: Inquiries,
     /// For those who subscribe: however many they are, nobody is told anything later for it.
-    subscribing: Inquiries,
+    subscribing: Arc<Inquiries>,
+    wishes: Gathering<Wishes, (Vec<bool>, Cursor)>,
+    doubts: Gathering<Vec<Question>, Vec<bool>>,
     credentials: Mutex<HashMap<String, Weak<Credential>>>,
     next: AtomicU64,
 }
@@ -68,9 +88,22 @@ pub struct Policy {
 impl Policy {
     /// Asks by these sessions, the latter for those who subscribe.
     pub fn new(judging: Inquiries, subscribing: Inquiries) -> Policy {
+        let subscribing = Arc::new(subscribing);
+        let inquiries = subscribing.clone();
+        let wishes = Gathering::new(GATHERED, move |several| {
+            let inquiries = inquiries.clone();
+            async move { grants_of(&inquiries, &several).await }
+        });
+        let inquiries = subscribing.clone();
+        let doubts = Gathering::new(GATHERED, move |several| {
+            let inquiries = inquiries.clone();
+            async move { judge_several(&inquiries, &several).await }
+        });
         Policy {
             judging,
             subscribing,
+            wishes,
+            doubts,
             credentials: Mutex::default(),
             next: AtomicU64::new(0),
         }
@@ -105,24 +138,42 @@ impl Policy {
     }
 
     /// Adds the answers that are not there yet to the questions of somebody who subscribes.
-    pub async fn judge(&self, inquiry: &Inquiry, answers: &mut Vec<bool>) -> Result<(), NotTold> {
-        judge(&self.subscribing, inquiry, answers).await
+    pub async fn judge(
+        &self,
+        inquiry: &Inquiry,
+        answers: &mut Vec<bool>,
+    ) -> Result<(), Arc<NotTold>> {
+        if let Some(first) = inquiry.questions.first()
+            && is_few(inquiry.questions.len())
+        {
+            let questions = inquiry.questions.clone();
+            *answers = self.doubts.ask(&first.who.user, questions).await?;
+            return Ok(());
+        }
+        Ok(Box::pin(judge(&self.subscribing, inquiry, answers)).await?)
     }
 
     /// Whether somebody may subscribe to these rooms, and the cursor of the moment at which it was so.
+    /// With `replays` also to the room of a record that is gone and that they were allowed to see.
     pub async fn grants(
         &self,
-        who: &Credential,
+        who: &Arc<Credential>,
         rooms: &[String],
         replays: bool,
-    ) -> Result<(Vec<bool>, Cursor), NotTold> {
-        let wanted: Vec<_> = rooms
-            .iter()
-            .map(|room| (who.claims.as_str(), room.as_str()))
-            .collect();
-        self.subscribing
-            .ask(async |journal| journal.grants(&wanted, replays).await)
-            .await
+    ) -> Result<(Vec<bool>, Cursor), Arc<NotTold>> {
+        let wishes = Wishes {
+            who: who.clone(),
+            rooms: rooms.to_vec(),
+            replays,
+        };
+        if is_few(rooms.len()) {
+            return self.wishes.ask(&who.user, wishes).await;
+        }
+        let told = self.subscribing.ask(async |journal| {
+            let wishes: Vec<_> = wishes.each().collect();
+            journal.grants(&wishes).await
+        });
+        Ok(Box::pin(told).await?)
     }
 
     /// Whether somebody is a `system_admin`, who sees everything.
@@ -142,11 +193,15 @@ impl Policy {
             Asked::Review { rooms, resync } => {
                 let wanted: Vec<_> = rooms
                     .iter()
-                    .map(|(who, room)| (who.claims.as_str(), &**room))
+                    .map(|(who, room)| journal::Wish {
+                        claims: &who.claims,
+                        room,
+                        replays: true,
+                    })
                     .collect();
                 let (answers, _) = self
                     .judging
-                    .ask(async |journal| journal.grants(&wanted, true).await)
+                    .ask(async |journal| journal.grants(&wanted).await)
                     .await?;
                 let rooms = rooms.iter().cloned().zip(answers);
                 Ok(Command::Reviewed {
@@ -186,6 +241,70 @@ impl Policy {
     }
 }
 
+/// Whether so much is asked about together with what others ask; who asks for more waits for a turn.
+pub fn is_few(asked: usize) -> bool {
+    asked <= FEW
+}
+
+/// Rooms that somebody wants to be in.
+struct Wishes {
+    who: Arc<Credential>,
+    rooms: Vec<String>,
+    replays: bool,
+}
+
+impl Wishes {
+    fn each(&self) -> impl Iterator<Item = journal::Wish<'_>> {
+        self.rooms.iter().map(|room| journal::Wish {
+            claims: &self.who.claims,
+            room,
+            replays: self.replays,
+        })
+    }
+}
+
+/// What several wish, granted at one moment.
+async fn grants_of(
+    inquiries: &Inquiries,
+    several: &[Arc<Wishes>],
+) -> Result<Vec<(Vec<bool>, Cursor)>, NotTold> {
+    let look = async |journal: &Journal| {
+        let wishes: Vec<_> = several.iter().flat_map(|wishes| wishes.each()).collect();
+        journal.grants(&wishes).await
+    };
+    let (answers, moment) = match several {
+        [_] => inquiries.ask(look).await?,
+        _ => inquiries.ask_together(look).await?,
+    };
+    let mut answers = answers.into_iter();
+    let each = several.iter().map(|wishes| {
+        let own = answers.by_ref().take(wishes.rooms.len());
+        (own.collect(), moment.clone())
+    });
+    Ok(each.collect())
+}
+
+/// The answers to the questions of several.
+async fn judge_several(
+    inquiries: &Inquiries,
+    several: &[Arc<Vec<Question>>],
+) -> Result<Vec<Vec<bool>>, NotTold> {
+    let look = async |journal: &Journal| {
+        let questions = several.iter().flat_map(|questions| questions.iter());
+        let questions: Vec<_> = questions.map(Question::asked).collect();
+        journal.judge(&questions).await
+    };
+    let answers = match several {
+        [_] => inquiries.ask(look).await?,
+        _ => inquiries.ask_together(look).await?,
+    };
+    let mut answers = answers.into_iter();
+    let each = several
+        .iter()
+        .map(|questions| answers.by_ref().take(questions.len()).collect());
+    Ok(each.collect())
+}
+
 async fn judge(
     inquiries: &Inquiries,
     inquiry: &Inquiry,
@@ -193,14 +312,7 @@ async fn judge(
 ) -> Result<(), NotTold> {
     let mut pieces = Pieces::default();
     while let Some(questions) = pieces.next(&inquiry.questions, answers.len()) {
-        let asked: Vec<_> = questions
-            .iter()
-            .map(|question| journal::Question {
-                claims: &question.who.claims,
-                module: &question.standing.module,
-                access: &question.standing.access,
-            })
-            .collect();
+        let asked: Vec<_> = questions.iter().map(Question::asked).collect();
         let told = inquiries
             .ask(async |journal| journal.judge(&asked).await)
             .await;

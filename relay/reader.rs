@@ -422,7 +422,7 @@ impl Reader {
 
     /// Reads what was told before this relay began, for those who come back to it.
     async fn remember(&mut self, journal: &Journal) -> Result<(), Interrupted> {
-        let Some(until) = self.began.take() else {
+        let Some(until) = self.began.clone() else {
             return Ok(());
         };
         let (since, mut changes) = journal.past(&until.cursor.position, REMEMBERED).await?;
@@ -439,7 +439,10 @@ impl Reader {
             .map(|changes| events(changes, &registry, &since))
             .collect();
         let remember = Command::Remember { since, until, past };
-        self.send(remember).await
+        self.send(remember).await?;
+        // not before: who comes back waits for it
+        self.began = None;
+        Ok(())
     }
 
     async fn read_registry(&mut self, journal: &Journal) -> Result<(), Interrupted> {

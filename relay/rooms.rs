@@ -48,11 +48,14 @@ pub struct Rooms {
     rooms: HashMap<Arc<str>, HashSet<Member>>,
     members: HashMap<Member, Membership>,
     recent: Recent,
+    /// Whether it holds what was told before this relay began, or as much of that as it ever will.
+    remembers: bool,
     cursor: watch::Sender<Arc<str>>,
     /// By record's room the members that were told a snapshot lately, and its `seq`: what a throttle
     /// held back is in it already.
     fresh: HashMap<Arc<str>, HashMap<Member, u64>>,
-    /// Subscriptions that were granted at moments that the reader has yet to come to.
+    /// Subscriptions that were granted at moments that the reader has yet to come to, or that came before
+    /// memory was filled.
     ahead: Vec<Subscribe>,
     /// Has the reader look at the journal, so that those wait for no bell.
     look: Arc<Notify>,
@@ -106,6 +109,7 @@ impl Rooms {
             rooms: HashMap::new(),
             members: HashMap::new(),
             recent: Recent::new(bounds.recent_bytes),
+            remembers: false,
             cursor,
             fresh: HashMap::new(),
             ahead: Vec::new(),
@@ -214,7 +218,11 @@ impl Rooms {
                 self.pending.push_back(command);
                 self.tell_news();
             }
-            Command::Remember { since, until, past } => self.recent.remember(since, &until, past),
+            Command::Remember { since, until, past } => {
+                self.recent.remember(since, &until, past);
+                self.remembers = true;
+                self.catch_up();
+            }
             Command::Judged(verdicts) => {
                 self.access.judged(verdicts);
                 self.tell_news();
@@ -286,6 +294,7 @@ impl Rooms {
                     self.cursor.send_replace(place.text.clone());
                     let is_first = self.recent.now().cursor.epoch.is_empty();
                     self.recent.begin(place);
+                    self.remembers = false;
                     if !is_first {
                         let rooms: Vec<Arc<str>> = self.rooms.keys().cloned().collect();
                         self.resync(&rooms, why);

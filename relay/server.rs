@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
@@ -73,7 +74,10 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// that health is told also when no place is left.
 const REQUESTS: usize = 1024;
 
-/// The same of one address, so that one that is slow on purpose does not take all.
+/// How long a socket may wait for others whose request is to be answered.
+const PLACE_WITHIN: Duration = Duration::from_millis(200);
+
+/// Of one address, so that one that is slow on purpose does not take all.
 const REQUESTS_OF_AN_ADDRESS: usize = REQUESTS / 2;
 
 /// Subscribes of one user that are under way at once; more wait.
@@ -188,7 +192,7 @@ pub async fn serve(
         })
     });
     let rooms_know = commands.clone();
-    let shared = Shared {
+    let shared = Arc::new(Shared {
         rooms: commands,
         cursor: reached,
         history: Arc::new(History::new(
@@ -205,7 +209,7 @@ pub async fn serve(
         subscribing: Turns::new(SUBSCRIBES_OF_A_USER),
         metrics: metrics.clone(),
         stopping: stopping.clone(),
-    };
+    });
     let trusted = Arc::new(config.trusted_proxies.clone());
     let places = Arc::new(Semaphore::new(config.max_connections));
     let status = Arc::new(Status {
@@ -329,7 +333,13 @@ impl Door {
                     continue;
                 }
             };
-            let Ok(request) = self.requests.clone().try_acquire_owned() else {
+            // when all come at once, after a restart, those behind wait in the system's queue
+            let request = self.requests.clone().acquire_owned();
+            let request = tokio::select! {
+                request = tokio::time::timeout(PLACE_WITHIN, request) => request,
+                () = self.closing.cancelled() => return,
+            };
+            let Ok(Ok(request)) = request else {
                 tracing::warn!(%peer, at_most = REQUESTS, "dropped: too many requests at once");
                 continue;
             };
@@ -552,7 +562,7 @@ fn health(status: Arc<Status>, is_admin: bool) -> Routes {
 }
 
 /// The way to become a connection.
-fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
+fn ws(config: &Config, shared: Arc<Shared>, upgrades: Upgrades) -> Routes {
     let members = Arc::new(AtomicU64::new(0));
     let is_open = shared.gate.is_none();
     let refused = shared.metrics.handshakes_refused.clone();
@@ -634,27 +644,36 @@ fn ws(config: &Config, shared: Shared, upgrades: Upgrades) -> Routes {
 }
 
 /// Takes the socket back from hyper and serves it. Boxed, so that the handshake's state is gone by then.
-fn upgraded(upgrade: OnUpgrade, shared: Shared, arrived: Arrived) -> BoxFuture<'static, ()> {
+fn upgraded(upgrade: OnUpgrade, shared: Arc<Shared>, arrived: Arrived) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let peer = arrived.peer;
-        let upgraded = match upgrade.await {
-            Ok(upgraded) => upgraded,
-            Err(error) => {
-                return tracing::debug!(%peer, %error, "gone before the handshake was done");
-            }
-        };
-        let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(Parts { io, read_buf, .. }) => (Socket::from(io.into_inner()), read_buf),
-            Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-                Ok(Parts { io, read_buf, .. }) => {
-                    let (stream, session) = io.into_inner().into_inner();
-                    (Socket::secure(stream, session), read_buf)
-                }
-                Err(_) => return tracing::error!(%peer, "the upgraded connection is no TCP socket"),
-            },
-        };
-        Connection::new(shared, socket, arrived).run(early).await;
+        if let Some((socket, early)) = Box::pin(take_back(upgrade, arrived.peer)).await {
+            Connection::new(shared, socket, arrived).run(early).await;
+        }
     })
+}
+
+/// The socket, and what came right behind the handshake.
+async fn take_back(upgrade: OnUpgrade, peer: IpAddr) -> Option<(Socket, Bytes)> {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "gone before the handshake was done");
+            return None;
+        }
+    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(Parts { io, read_buf, .. }) => Some((Socket::from(io.into_inner()), read_buf)),
+        Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+            Ok(Parts { io, read_buf, .. }) => {
+                let (stream, session) = io.into_inner().into_inner();
+                Some((Socket::secure(stream, session), read_buf))
+            }
+            Err(_) => {
+                tracing::error!(%peer, "the upgraded connection is no TCP socket");
+                None
+            }
+        },
+    }
 }
 
 /// The answer to somebody who is no operator.

@@ -1,5 +1,7 @@
 //! One subscription, from the client's wish to live rooms: the policy is asked whether it may, the
 //! journal what it missed, and the rooms' task answers the client when nothing is left to ask.
+//!
+//! What asks Postgres by itself is boxed: ten thousand who come at once wait in the little that is left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +14,9 @@ use uuid::Uuid;
 use crate::connection::Shared;
 use crate::history::Told;
 use crate::inquiries::NotTold;
-use crate::policy::{Credential, Policy};
+use crate::policy::{Credential, Policy, is_few};
 use crate::rooms::{Beginning, Command, Inquiry, Member, Reply, Subscribe, Verdicts};
+use crate::server::places::Turn;
 use crate::snapshot::Cursor;
 
 /// How often the journal is asked for one subscription: once for the cursor, once for what was missed,
@@ -66,15 +69,17 @@ pub struct Live {
 /// Subscribes; None when the relay stops. For as long as Postgres does not say what must be known, it
 /// waits.
 pub async fn subscribe(
-    shared: Shared,
+    shared: Arc<Shared>,
     who: Option<Arc<Credential>>,
     wanted: Wanted,
 ) -> Option<Live> {
     let asker = shared.gate.as_ref().map(|gate| gate.policy()).zip(who);
-    let _turn = match &asker {
-        Some((_, who)) => Some(shared.subscribing.take(&who.user).await),
-        None => None,
-    };
+    let user = asker.as_ref().map_or("", |(_, who)| &who.user);
+    // few rooms are asked about with those of others; whoever asks for more waits for a turn
+    let mut turn = None;
+    if !is_few(wanted.rooms.len()) || wanted.from == From::Records {
+        turn = Box::pin(take_turn(&shared, user)).await;
+    }
     let mut grant = None;
     let mut journal = None;
     let mut anew = None;
@@ -84,7 +89,7 @@ pub async fn subscribe(
         let (rooms, denied, granted) = match (&asker, grant.take()) {
             (None, _) => (wanted.rooms.clone(), wanted.denied.clone(), None),
             (Some(_), Some(grant)) => grant,
-            (Some((policy, who)), None) => grants(policy, who, &wanted).await,
+            (Some((policy, who)), None) => Box::pin(grants(policy, who, &wanted)).await,
         };
         let from = match (&wanted.from, anew) {
             (From::Now, _) => Beginning::Now,
@@ -93,7 +98,7 @@ pub async fn subscribe(
                 since: since.clone(),
                 journal: journal.take(),
             },
-            (From::Records, None) => match shared.history.records_now(&rooms).await {
+            (From::Records, None) => match Box::pin(shared.history.records_now(&rooms)).await {
                 Ok((records, at)) => Beginning::Records { records, at },
                 Err(error) if error.will_pass() => {
                     wait(&wanted, &error, &mut backoff).await;
@@ -140,7 +145,10 @@ pub async fn subscribe(
             } => {
                 journal = told;
                 if let Some((policy, _)) = &asker {
-                    let verdicts = judge(policy, &wanted, &asked).await;
+                    if turn.is_none() && !is_few(asked.questions.len()) {
+                        turn = Box::pin(take_turn(&shared, user)).await;
+                    }
+                    let verdicts = Box::pin(judge(policy, &wanted, &asked)).await;
                     shared.rooms.send(Command::Known(verdicts)).await.ok()?;
                 }
             }
@@ -151,8 +159,14 @@ pub async fn subscribe(
                     continue;
                 };
                 let told = match unanswered {
-                    Reply::IsItGood => shared.history.vouch(since).await,
-                    _ => shared.history.missed(since, &rooms).await,
+                    Reply::IsItGood => Box::pin(shared.history.vouch(user, since)).await,
+                    _ => {
+                        if turn.is_none() {
+                            turn = Box::pin(take_turn(&shared, user)).await;
+                        }
+                        let missed = Box::pin(shared.history.missed(since, &rooms)).await;
+                        missed.map_err(Arc::new)
+                    }
                 };
                 match told {
                     Ok(Told::Missed(missed)) => journal = Some(missed),
@@ -160,7 +174,7 @@ pub async fn subscribe(
                     // the same question again
                     Err(error) if error.will_pass() => {
                         looks -= 1;
-                        wait(&wanted, &error, &mut backoff).await;
+                        Box::pin(wait(&wanted, &error, &mut backoff)).await;
                     }
                     Err(error) => {
                         tracing::warn!(connection = %wanted.connection, %error, "could not look up what a client missed: it fetches anew");
@@ -173,10 +187,16 @@ pub async fn subscribe(
     }
 }
 
+/// A turn of this user's; None where nobody is asked who somebody is.
+async fn take_turn(shared: &Shared, user: &str) -> Option<Turn> {
+    shared.gate.as_ref()?;
+    Some(shared.subscribing.take(&user.to_owned()).await)
+}
+
 /// The rooms that are granted, those that are denied, and at which moment it was so.
 async fn grants(
     policy: &Policy,
-    who: &Credential,
+    who: &Arc<Credential>,
     wanted: &Wanted,
 ) -> (Vec<String>, Vec<Value>, Option<Cursor>) {
     let replays = matches!(wanted.from, From::Since(_));

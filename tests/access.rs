@@ -278,6 +278,11 @@ impl World {
             why: "epoch_changed",
             disconnected: Vec::new(),
         });
+        rooms.obey(Command::Remember {
+            since: place.clone(),
+            until: place.clone(),
+            past: Vec::new(),
+        });
         let who = Arc::new(Credential {
             number: 1,
             user: "ann".to_owned(),

@@ -153,6 +153,11 @@ impl Relay {
             why: "epoch_changed",
             disconnected: Vec::new(),
         });
+        rooms.obey(Command::Remember {
+            since: place.clone(),
+            until: place.clone(),
+            past: Vec::new(),
+        });
         Relay {
             rooms,
             place,

@@ -18,6 +18,17 @@ pub struct Question<'a> {
     pub access: &'a str,
 }
 
+/// Somebody's claims and a room that they want to be in.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// JSON of the token's claims.
+    pub claims: &'a str,
+    /// The room.
+    pub room: &'a str,
+    /// Whether also that of a record that is gone and that they were allowed to see.
+    pub replays: bool,
+}
+
 /// Access columns ($2) of records of modules ($1), and the scope rooms that they are in.
 const PLACES: &str = "
     select crm_relay.placed(w.module, w.access::json)
@@ -50,13 +61,13 @@ const JUDGE: &str = "
       join people p on p.place = w.person
      order by w.place";
 
-/// Whether these ($1 claims; $2 whose) may be in these rooms ($3).
+/// Whether these ($1 claims; $2 whose) may be in these rooms ($3), or were, where they come back ($4).
 const GRANTS: &str = "
     with people as materialized (
       select p.place, crm_relay.known(p.claims) as principal
         from unnest($1::text[]) with ordinality as p (claims, place))
-    select crm_relay.may_subscribe(p.principal, w.room, $4)
-      from unnest($2::bigint[], $3::text[]) with ordinality as w (person, room, place)
+    select crm_relay.may_subscribe(p.principal, w.room, w.replays)
+      from unnest($2::bigint[], $3::text[], $4::boolean[]) with ordinality as w (person, room, replays, place)
       join people p on p.place = w.person
      order by w.place";
 
@@ -104,15 +115,11 @@ impl Journal {
         Ok(answers.map(|answer| answer.unwrap_or(false)).collect())
     }
 
-    /// Whether these (claims and room) may subscribe, and the cursor of the moment at which it was so.
-    /// With `replays` also to the room of a record that is gone and that they were allowed to see.
-    pub async fn grants(
-        &self,
-        wanted: &[(&str, &str)],
-        replays: bool,
-    ) -> Result<(Vec<bool>, Cursor), JournalError> {
-        let (people, whose) = each_once(wanted.iter().map(|(claims, _)| *claims));
-        let rooms: Vec<&str> = wanted.iter().map(|(_, room)| *room).collect();
+    /// Whether these may subscribe, and the cursor of the moment at which it was so.
+    pub async fn grants(&self, wanted: &[Wish<'_>]) -> Result<(Vec<bool>, Cursor), JournalError> {
+        let (people, whose) = each_once(wanted.iter().map(|wish| wish.claims));
+        let rooms: Vec<&str> = wanted.iter().map(|wish| wish.room).collect();
+        let replays: Vec<bool> = wanted.iter().map(|wish| wish.replays).collect();
         let client = &self.session.client;
         let (snapshot, _) = self.begin().await?;
         let (highest, witness) = self.newest().await?;

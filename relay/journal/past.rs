@@ -59,12 +59,14 @@ const RECORDS_NOW: &str = "
       from unnest($1::text[], $2::text[]) with ordinality as wanted (module, id, place)
      order by wanted.place";
 
-/// What a cursor claims ($1 the epoch, $2 and $3 its witness), and what is so.
+/// What cursors claim ($1 epochs, $2 and $3 witnesses), and what is so.
 const CHECK: &str = "
-    select crm_relay.epoch() = $1, pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+    select w.epoch = (select crm_relay.epoch()), pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
            s.pruned_txid::text::bigint,
-           exists (select from crm_relay.change c where c.txid = $2::bigint::text::xid8 and c.seq = $3)
-      from crm_relay.setting s";
+           exists (select from crm_relay.change c where c.txid = w.txid::text::xid8 and c.seq = w.seq)
+      from crm_relay.setting s,
+           unnest($1::text[], $2::bigint[], $3::bigint[]) with ordinality as w (epoch, txid, seq, place)
+     order by w.place";
 
 /// What the journal says of a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,22 +95,38 @@ pub struct RecordNow {
 impl Journal {
     /// Whether what a cursor claims is so, and all that came after it still here.
     pub async fn vouch(&self, cursor: &Cursor) -> Result<Verdict, JournalError> {
-        let Position { snapshot, witness } = &cursor.position;
-        let highest = cursor.position.highest();
-        let seq = witness.unwrap_or_default() as i64;
-        let row = (self.session.client)
-            .query_one(CHECK, &[&cursor.epoch, &(highest as i64), &seq])
+        let verdict = self.vouch_for(&[cursor]).await?.pop();
+        Ok(verdict.unwrap_or(Verdict::OtherHistory))
+    }
+
+    /// The same of each of these.
+    pub async fn vouch_for(&self, cursors: &[&Cursor]) -> Result<Vec<Verdict>, JournalError> {
+        let epochs: Vec<&str> = cursors.iter().map(|cursor| &*cursor.epoch).collect();
+        let positions = cursors.iter().map(|cursor| &cursor.position);
+        let (highest, seqs): (Vec<i64>, Vec<i64>) = positions
+            .clone()
+            .map(|position| {
+                let seq = position.witness.unwrap_or_default();
+                (position.highest() as i64, seq as i64)
+            })
+            .unzip();
+        let rows = (self.session.client)
+            .query(CHECK, &[&epochs, &highest, &seqs])
             .await?;
-        let (same_epoch, xmax, pruned): (bool, i64, i64) = (row.get(0), row.get(1), row.get(2));
-        let (xmax, pruned) = (xmax as u64, pruned as u64);
-        let stands = witness.is_none() || pruned >= highest || row.get(3);
-        Ok(if !same_epoch || snapshot.xmax > xmax || !stands {
-            Verdict::OtherHistory
-        } else if pruned >= snapshot.xmin() {
-            Verdict::TooOld
-        } else {
-            Verdict::Good
-        })
+        let verdicts = positions.zip(&rows).map(|(position, row)| {
+            let (same_epoch, xmax, pruned): (bool, i64, i64) = (row.get(0), row.get(1), row.get(2));
+            let (xmax, pruned) = (xmax as u64, pruned as u64);
+            let Position { snapshot, witness } = position;
+            let stands = witness.is_none() || pruned >= position.highest() || row.get(3);
+            if !same_epoch || snapshot.xmax > xmax || !stands {
+                Verdict::OtherHistory
+            } else if pruned >= snapshot.xmin() {
+                Verdict::TooOld
+            } else {
+                Verdict::Good
+            }
+        });
+        Ok(verdicts.collect())
     }
 
     /// Whether more than `most` rows came after a position.

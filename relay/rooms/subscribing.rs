@@ -23,7 +23,8 @@ const MOST_MISSED: usize = 10_000;
 enum Admission {
     /// Now.
     Now,
-    /// When the relay has come to the moment at which it was granted, or at which its records were read.
+    /// When the relay has come to the moment at which it was granted, or at which its records were read; or
+    /// when memory is filled, so that not everybody who comes back to a new relay asks the journal.
     Later,
     /// Not before it was granted again: access may have changed since.
     Again,
@@ -97,6 +98,9 @@ impl Rooms {
                 since,
                 journal: Some(Missed::Events(_, until)),
             } => now.epoch == since.epoch && !until.is_within(&now.position.snapshot),
+            Beginning::Since { since, .. } if !self.remembers => {
+                now.epoch == since.epoch && matches!(self.recent.since(since, true), Found::Older)
+            }
             _ => false,
         };
         if is_early {

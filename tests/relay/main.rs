@@ -9,6 +9,7 @@ mod chaos;
 mod commands;
 mod console;
 mod contract;
+mod crowd;
 mod deflate;
 mod demo;
 mod doctor;

@@ -15,7 +15,7 @@ const SEEN: &str = "00000000-0000-4000-8000-000000000001";
 const UNSEEN: &str = "00000000-0000-4000-8000-000000000002";
 
 /// Processor time that the relay has used, in user space and in the kernel.
-fn used(relay: &Relay) -> Duration {
+pub fn used(relay: &Relay) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", relay.pid())).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
     let fields: Vec<&str> = fields.split(' ').collect();
