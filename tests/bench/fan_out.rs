@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::figure::{Figure, Goal, Other, median};
+use crate::figure::{Figure, Goal, median, percentile};
 use crate::ground::{Ground, Pace, change};
 use crate::load::Patience;
 use crate::machine;
@@ -46,18 +46,15 @@ pub async fn saturated(quick: bool) -> Vec<Figure> {
     std::fs::write(table::place(quick, "fan_out.svg"), drawn).expect("a plot");
 
     let relay = rates(Kind::Relay);
-    let beside = |kind: Kind, goal| Figure {
-        part: "fan_out",
-        what: "frames per CPU-second".to_owned(),
-        value: median(&relay),
-        runs: relay.clone(),
-        unit: "/CPU-s",
-        against: Some(Other {
-            name: kind.name().to_owned(),
-            value: median(&rates(kind)),
-            runs: rates(kind),
-        }),
-        goal,
+    let beside = |kind: Kind, goal| {
+        Figure::alone(
+            "fan_out",
+            "frames per CPU-second",
+            "/CPU-s",
+            relay.clone(),
+            goal,
+        )
+        .beside(kind.name(), rates(kind))
     };
     let load: Vec<f64> = found
         .0
@@ -70,15 +67,13 @@ pub async fn saturated(quick: bool) -> Vec<Figure> {
         beside(Kind::Nchan, Some(Goal::AtLeast(4.0))),
         beside(Kind::BareEight, Some(Goal::AtLeast(0.8))),
         beside(Kind::BareOne, None),
-        Figure {
-            part: "fan_out",
-            what: "the load generator itself, writer included".to_owned(),
-            value: median(&load),
-            runs: load,
-            unit: "/CPU-s",
-            against: None,
-            goal: None,
-        },
+        Figure::alone(
+            "fan_out",
+            "the load generator itself, writer included",
+            "/CPU-s",
+            load,
+            None,
+        ),
     ]
 }
 
@@ -129,18 +124,8 @@ pub async fn paced(quick: bool) -> Vec<Figure> {
     );
     std::fs::write(table::place(quick, "latency.svg"), drawn).expect("a plot");
 
-    let figure = |what: &str, unit, relay: Vec<f64>, kind: Kind, other: Vec<f64>, goal| Figure {
-        part: "paced",
-        what: what.to_owned(),
-        value: median(&relay),
-        runs: relay,
-        unit,
-        against: Some(Other {
-            name: kind.name().to_owned(),
-            value: median(&other),
-            runs: other,
-        }),
-        goal,
+    let figure = |what: &str, unit, relay: Vec<f64>, kind: Kind, other: Vec<f64>, goal| {
+        Figure::alone("paced", what, unit, relay, goal).beside(kind.name(), other)
     };
     let mut figures = Vec::new();
     for kind in [Kind::BareOne, Kind::Ws, Kind::SocketIo, Kind::Nchan] {
@@ -261,15 +246,4 @@ async fn measure(kinds: &[Kind], runs: usize, changes: usize, pace: Pace) -> Run
 fn own() -> f64 {
     // this thread and the writer's; the servers are children
     machine::own_cpu().as_secs_f64()
-}
-
-/// The value that this share is no more than.
-pub fn percentile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let place = (sorted.len() as f64 * share).ceil() as usize;
-    sorted
-        .get(place.clamp(1, sorted.len().max(1)) - 1)
-        .copied()
-        .unwrap_or(f64::NAN)
 }

@@ -46,6 +46,8 @@ pub struct Crowd {
     poll: Poll,
     clients: Vec<Client>,
     buffer: Vec<u8>,
+    /// The last frame that anybody heard on the way in.
+    pub greeting: String,
 }
 
 /// What was heard.
@@ -71,6 +73,7 @@ impl Crowd {
             poll: Poll::new().expect("epoll"),
             clients: Vec::with_capacity(scripts.len()),
             buffer: vec![0; 256 * 1024],
+            greeting: String::new(),
         };
         let at_once = match patience {
             Patience::Orderly(at_once) => at_once,
@@ -110,9 +113,10 @@ impl Crowd {
                 .poll(&mut events, Some(Duration::from_millis(wait)));
             assert!(
                 !events.is_empty() || !away.is_empty(),
-                "{coming} of {} clients wait in vain for {:?}",
+                "{coming} of {} clients wait in vain for {:?}; the last frame was {:?}",
                 crowd.clients.len(),
                 crowd.clients.iter().find_map(Client::waits_for),
+                crowd.greeting,
             );
             for event in &events {
                 let number = event.token().0;
@@ -121,7 +125,7 @@ impl Crowd {
                     client.drain(&mut crowd.buffer, &mut |_| {});
                     continue;
                 }
-                match client.come_in(server, &mut crowd.buffer) {
+                match client.come_in(server, &mut crowd.buffer, &mut crowd.greeting) {
                     Ok(false) => {}
                     Ok(true) => {
                         done.push(began.elapsed());
@@ -296,7 +300,12 @@ impl Client {
     }
 
     /// Goes on with the script as far as can be; tells whether it is done.
-    fn come_in(&mut self, server: SocketAddr, buffer: &mut [u8]) -> Result<bool, String> {
+    fn come_in(
+        &mut self,
+        server: SocketAddr,
+        buffer: &mut [u8],
+        greeting: &mut String,
+    ) -> Result<bool, String> {
         if let Ok(Some(error)) = self.stream.take_error() {
             return Err(error.to_string());
         }
@@ -343,6 +352,7 @@ impl Client {
             let mut heard = Vec::new();
             self.take(bytes, &mut |frame| heard.push(frame.to_vec()));
             for frame in heard {
+                *greeting = String::from_utf8_lossy(&frame).into_owned();
                 if let Some(Step::Hear(what)) = self.script.steps.get(self.next)
                     && frame
                         .windows(what.len())

@@ -5,14 +5,22 @@
 
 mod bare;
 mod bridge;
+mod catch_up;
 mod fan_out;
 mod figure;
 mod ground;
+mod growth;
+mod idle;
 mod listen;
 mod load;
 mod machine;
+mod one;
 mod plot;
 mod server;
+mod start;
+mod statements;
+mod storm;
+mod sustained;
 mod table;
 
 use std::pin::Pin;
@@ -53,6 +61,63 @@ const PARTS: &[Part] = &[
             ),
         ],
         run: |quick| Box::pin(fan_out::paced(quick)),
+    },
+    Part {
+        name: "one",
+        goals: &[(
+            "one subscriber, commit to frame, p50",
+            "at most 1.3 times a bare LISTEN-to-socket bridge (which neither journals nor diffs), p99 at most 2 times",
+        )],
+        run: |quick| Box::pin(one::run(quick)),
+    },
+    Part {
+        name: "idle",
+        goals: &[(
+            "memory per idle subscribed connection, 10,000 of them (PSS growth)",
+            "at most 4 KiB",
+        )],
+        run: |quick| Box::pin(idle::run(quick)),
+    },
+    Part {
+        name: "storm",
+        goals: &[(
+            "connect, authenticate, subscribe: 10,000 clients at once after a restart",
+            "all live within 10 s, at most 1 journal query per 100 clients",
+        )],
+        run: |quick| Box::pin(storm::run(quick)),
+    },
+    Part {
+        name: "sustained",
+        goals: &[(
+            "sustained changes through the whole way (trigger, journal, diff, 1 subscriber each)",
+            "at least 8,000 rows/s in transactions of 10 rows, on two cores shared with Postgres, lag p99 below 100 ms, flat over 5 minutes",
+        )],
+        run: |quick| Box::pin(sustained::run(quick)),
+    },
+    Part {
+        name: "catch_up",
+        goals: &[(
+            "catch-up from the journal after downtime",
+            "at least 100,000 changes/s decoded and diffed",
+        )],
+        run: |quick| Box::pin(catch_up::run(quick)),
+    },
+    Part {
+        name: "growth",
+        goals: &[(
+            "growth",
+            "CPU per change with 10,000 connections in 10,000 rooms within 20 % of that with 10 in 10; a poll's cost the same with 10 million journal rows as with 10 thousand, and with a transaction open for an hour as without",
+        )],
+        run: |quick| Box::pin(growth::run(quick)),
+    },
+    // writers, wide rows
+    Part {
+        name: "start",
+        goals: &[(
+            "binary, start",
+            "at most 15 MB stripped; ready within 300 ms of a reachable Postgres (memory of recent changes is filled after)",
+        )],
+        run: |quick| Box::pin(start::run(quick)),
     },
 ];
 

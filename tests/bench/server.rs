@@ -193,6 +193,33 @@ impl Server {
         Crowd::gather(self.address, scripts, patience)
     }
 
+    /// Clients of the relay that come back all at once, each with the cursor it had.
+    pub fn storm(&self, clients: usize, cursor: &str) -> (Crowd, Vec<Duration>) {
+        let since = format!(r#""since":"{cursor}","rooms""#);
+        let scripts = (0..clients).map(|number| {
+            let mut script = self.script(number, number);
+            for step in &mut script.steps {
+                if let Step::Say(what) = step {
+                    *what = what.replace(r#""rooms""#, &since);
+                }
+            }
+            script
+        });
+        Crowd::gather(self.address, scripts.collect(), Patience::Storm)
+    }
+
+    /// Stops its process, or lets it go on.
+    pub fn signal(&self, signal: &str) {
+        let done = Command::new("kill")
+            .args([signal, &self.pid().to_string()])
+            .status();
+        assert!(
+            done.is_ok_and(|status| status.success()),
+            "kill {signal} {}",
+            self.pid()
+        );
+    }
+
     /// How a client comes into the room of a record.
     fn script(&self, number: usize, room: usize) -> Script {
         let record = ground::record(room);
@@ -209,7 +236,7 @@ impl Server {
                     say(format!(
                         r#"{{"type":"subscribe","id":1,"rooms":["listings:{record}"]}}"#
                     )),
-                    Step::Hear(r#""denied":[]"#),
+                    Step::Hear(r#""rooms":["listings"#),
                 ],
             ),
             Kind::Ws | Kind::BareOne | Kind::BareEight => {
