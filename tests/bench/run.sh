@@ -26,6 +26,8 @@ deploy/postgres.sh install
 if command -v apt-get >/dev/null; then
   unpack nginx usr/sbin/nginx
   unpack libnginx-mod-nchan usr/lib/nginx/modules/ngx_nchan_module.so
+  # nchan makes a directory in there, wherever it is told to make it
+  [ -d /var/lib/nginx ] || as_root mkdir -p /var/lib/nginx
 fi
 if [ ! -d tests/bench/peers/node_modules ] || [ tests/bench/peers/package-lock.json -nt tests/bench/peers/node_modules ]; then
   (cd tests/bench/peers && npm ci --no-audit --no-fund --silent && touch node_modules)
