@@ -1,5 +1,5 @@
-//! From LISTEN to a server that knows nothing of Postgres: what its user would have to write, and not
-//! counted as that server's work.
+//! From LISTEN to nchan, which knows nothing of Postgres: what its user would have to write, and not
+//! counted as its work.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -10,15 +10,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::ground::alone;
 use crate::listen::listen;
-
-/// To whom.
-#[derive(Debug, Clone, Copy)]
-pub enum To {
-    /// A POST for each change.
-    Nchan,
-    /// A PUB for each change.
-    Nats,
-}
 
 /// A bridge, until it is stopped.
 pub struct Bridge {
@@ -35,7 +26,7 @@ impl Bridge {
 }
 
 /// Starts one in a thread of its own; it listens when this returns.
-pub fn start(url: String, server: SocketAddr, to: To) -> Bridge {
+pub fn start(url: String, server: SocketAddr) -> Bridge {
     let (stop, stopped) = oneshot::channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -45,18 +36,13 @@ pub fn start(url: String, server: SocketAddr, to: To) -> Bridge {
                 .await
                 .expect("the server")
                 .into_split();
-            if let To::Nats = to {
-                out.write_all(b"CONNECT {\"verbose\":false}\r\n")
-                    .await
-                    .expect("a greeting");
-            }
             let _ = ready.send(());
             let answers = async {
                 let mut buffer = vec![0; 16 * 1024];
                 while server.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
             };
             tokio::select! {
-                () = pass(changes, &mut out, to) => {}
+                () = pass(changes, &mut out) => {}
                 () = answers => {}
                 _ = stopped => {}
             }
@@ -69,19 +55,15 @@ pub fn start(url: String, server: SocketAddr, to: To) -> Bridge {
 async fn pass(
     mut changes: mpsc::UnboundedReceiver<String>,
     out: &mut (impl AsyncWriteExt + Unpin),
-    to: To,
 ) {
     while let Some(row) = changes.recv().await {
         // row_to_json begins with the key
         let id = row.split('"').nth(3).unwrap_or_default();
-        let message = match to {
-            To::Nchan => format!(
-                "POST /pub/{id} HTTP/1.1\r\nHost: nchan\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{row}",
-                row.len()
-            ),
-            To::Nats => format!("PUB {id} {}\r\n{row}\r\n", row.len()),
-        };
-        if out.write_all(message.as_bytes()).await.is_err() {
+        let request = format!(
+            "POST /pub/{id} HTTP/1.1\r\nHost: nchan\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{row}",
+            row.len()
+        );
+        if out.write_all(request.as_bytes()).await.is_err() {
             return;
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
-use crate::machine;
+use crate::{machine, statements};
 
 /// Records and users of the CRM.
 pub const RECORDS: usize = 10_000;
@@ -47,6 +47,7 @@ impl Ground {
             server: server.to_owned(),
         };
         let any = session(&url).await;
+        statements::rest(&any).await;
         for side in [Side::Relay, Side::Notify] {
             let name = side.name();
             any.batch_execute(&format!("drop database if exists {name} with (force)"))

@@ -107,7 +107,7 @@ impl Crowd {
             if coming == 0 {
                 break;
             }
-            let wait = if away.is_empty() { 10_000 } else { 10 };
+            let wait = if away.is_empty() { 60_000 } else { 10 };
             let _ = crowd
                 .poll
                 .poll(&mut events, Some(Duration::from_millis(wait)));

@@ -8,6 +8,7 @@ mod bridge;
 mod catch_up;
 mod fan_out;
 mod figure;
+mod goals;
 mod ground;
 mod growth;
 mod idle;
@@ -31,94 +32,25 @@ use figure::Figure;
 pub struct Part {
     /// On the command line.
     pub name: &'static str,
-    /// What is measured and what it should be, in the words of those who set the goals.
-    pub goals: &'static [(&'static str, &'static str)],
+    /// What it should reach.
+    pub goals: &'static [goals::Line],
     run: fn(bool) -> Measuring,
 }
 
 type Measuring = Pin<Box<dyn Future<Output = Vec<Figure>>>>;
 
 /// In the order of the table.
+#[rustfmt::skip]
 const PARTS: &[Part] = &[
-    Part {
-        name: "fan_out",
-        goals: &[(
-            "fan-out saturated: 1,000 subscribers of one room, 500 changes by real SQL updates as fast as one writer can, frames per CPU-second of the relay",
-            "at least 5 times Node ws, 5 times Socket.IO, 4 times nchan; at least 0.8 of a bare loop that writes up to 8 waiting frames per call",
-        )],
-        run: |quick| Box::pin(fan_out::saturated(quick)),
-    },
-    Part {
-        name: "paced",
-        goals: &[
-            (
-                "fan-out paced: 20 changes/s to 1,000 subscribers, CPU per frame",
-                "at most 1.15 times a bare loop with one write per frame",
-            ),
-            (
-                "its latency, change to the last subscriber, p99",
-                "below each peer's p50 in the same run",
-            ),
-        ],
-        run: |quick| Box::pin(fan_out::paced(quick)),
-    },
-    Part {
-        name: "one",
-        goals: &[(
-            "one subscriber, commit to frame, p50",
-            "at most 1.3 times a bare LISTEN-to-socket bridge (which neither journals nor diffs), p99 at most 2 times",
-        )],
-        run: |quick| Box::pin(one::run(quick)),
-    },
-    Part {
-        name: "idle",
-        goals: &[(
-            "memory per idle subscribed connection, 10,000 of them (PSS growth)",
-            "at most 4 KiB",
-        )],
-        run: |quick| Box::pin(idle::run(quick)),
-    },
-    Part {
-        name: "storm",
-        goals: &[(
-            "connect, authenticate, subscribe: 10,000 clients at once after a restart",
-            "all live within 10 s, at most 1 journal query per 100 clients",
-        )],
-        run: |quick| Box::pin(storm::run(quick)),
-    },
-    Part {
-        name: "sustained",
-        goals: &[(
-            "sustained changes through the whole way (trigger, journal, diff, 1 subscriber each)",
-            "at least 8,000 rows/s in transactions of 10 rows, on two cores shared with Postgres, lag p99 below 100 ms, flat over 5 minutes",
-        )],
-        run: |quick| Box::pin(sustained::run(quick)),
-    },
-    Part {
-        name: "catch_up",
-        goals: &[(
-            "catch-up from the journal after downtime",
-            "at least 100,000 changes/s decoded and diffed",
-        )],
-        run: |quick| Box::pin(catch_up::run(quick)),
-    },
-    Part {
-        name: "growth",
-        goals: &[(
-            "growth",
-            "CPU per change with 10,000 connections in 10,000 rooms within 20 % of that with 10 in 10; a poll's cost the same with 10 million journal rows as with 10 thousand, and with a transaction open for an hour as without",
-        )],
-        run: |quick| Box::pin(growth::run(quick)),
-    },
-    // writers, wide rows
-    Part {
-        name: "start",
-        goals: &[(
-            "binary, start",
-            "at most 15 MB stripped; ready within 300 ms of a reachable Postgres (memory of recent changes is filled after)",
-        )],
-        run: |quick| Box::pin(start::run(quick)),
-    },
+    Part { name: "fan_out", goals: &[goals::FAN_OUT], run: |quick| Box::pin(fan_out::saturated(quick)) },
+    Part { name: "paced", goals: &[goals::PACED, goals::LATENCY], run: |quick| Box::pin(fan_out::paced(quick)) },
+    Part { name: "one", goals: &[goals::ONE], run: |quick| Box::pin(one::run(quick)) },
+    Part { name: "idle", goals: &[goals::IDLE], run: |quick| Box::pin(idle::run(quick)) },
+    Part { name: "storm", goals: &[goals::STORM], run: |quick| Box::pin(storm::run(quick)) },
+    Part { name: "sustained", goals: &[goals::SUSTAINED], run: |quick| Box::pin(sustained::run(quick)) },
+    Part { name: "catch_up", goals: &[goals::CATCH_UP], run: |quick| Box::pin(catch_up::run(quick)) },
+    Part { name: "growth", goals: &[goals::GROWTH], run: |quick| Box::pin(growth::run(quick)) },
+    Part { name: "start", goals: &[goals::START], run: |quick| Box::pin(start::run(quick)) },
 ];
 
 #[tokio::main(flavor = "current_thread")]

@@ -183,7 +183,7 @@ impl Axis {
 
 fn short(value: f64) -> String {
     match value.abs() {
-        zero if zero == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         millions if millions >= 1e6 => format!("{:.2} M", value / 1e6),
         thousands if thousands >= 1e4 => format!("{:.0} k", value / 1e3),
         some if some >= 100.0 => format!("{value:.0}"),

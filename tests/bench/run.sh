@@ -38,5 +38,5 @@ CARGO_TARGET_DIR=target/bench cargo build --release --locked --manifest-path tes
 
 # ten thousand sockets on either side
 ulimit -n "$(ulimit -Hn)"
-PG_OPTIONS="-c max_connections=300 -c shared_preload_libraries=pg_stat_statements -c pg_stat_statements.track=none ${PG_OPTIONS:-}" \
+PG_OPTIONS="-c max_connections=300 -c shared_preload_libraries=pg_stat_statements ${PG_OPTIONS:-}" \
   exec deploy/postgres.sh run -- target/bench/release/bench "$@"

@@ -27,8 +27,6 @@ pub enum Kind {
     SocketIo,
     /// nginx with nchan.
     Nchan,
-    /// nats-server, by its WebSocket.
-    Nats,
     /// A loop that writes each frame by itself to each socket.
     BareOne,
     /// The same with up to eight waiting frames a write.
@@ -43,7 +41,6 @@ impl Kind {
             Kind::Ws => "Node ws",
             Kind::SocketIo => "Socket.IO",
             Kind::Nchan => "nchan",
-            Kind::Nats => "nats-server",
             Kind::BareOne => "bare loop, a write a frame",
             Kind::BareEight => "bare loop, 8 frames a write",
         }
@@ -107,12 +104,6 @@ impl Server {
                     .arg("-c")
                     .arg(nchan(address)),
             ),
-            Kind::Nats => drop(
-                command
-                    .arg(unpacked("usr/sbin/nats-server"))
-                    .arg("-c")
-                    .arg(nats(address)),
-            ),
             Kind::BareOne => drop(command.arg(own()).args(["bare", "1"])),
             Kind::BareEight => drop(command.arg(own()).args(["bare", "8"])),
         }
@@ -144,19 +135,8 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         server.started = began.elapsed();
-        server.bridge = match kind {
-            Kind::Nchan => Some(bridge::start(
-                server.ground.clone(),
-                address,
-                bridge::To::Nchan,
-            )),
-            Kind::Nats => Some(bridge::start(
-                server.ground.clone(),
-                (address.ip(), address.port() + 1).into(),
-                bridge::To::Nats,
-            )),
-            _ => None,
-        };
+        server.bridge =
+            (kind == Kind::Nchan).then(|| bridge::start(server.ground.clone(), address));
         server
     }
 
@@ -253,16 +233,6 @@ impl Server {
                 ],
             ),
             Kind::Nchan => (format!("/sub/{record}"), Vec::new()),
-            Kind::Nats => (
-                "/".to_owned(),
-                vec![
-                    Step::Hear("INFO"),
-                    say("CONNECT {\"verbose\":false}\r\n".to_owned()),
-                    say(format!("SUB {record} 1\r\n")),
-                    say("PING\r\n".to_owned()),
-                    Step::Hear("PONG"),
-                ],
-            ),
         };
         Script { path, steps }
     }
@@ -382,18 +352,6 @@ fn nchan(address: SocketAddr) -> PathBuf {
     );
     let file = directory.join("nginx.conf");
     std::fs::write(&file, configuration).expect("nginx's configuration");
-    file
-}
-
-/// nats-server's: its own clients, of which the bridge is one, come by the next port.
-fn nats(address: SocketAddr) -> PathBuf {
-    let file = scratch("nats.conf");
-    let configuration = format!(
-        "listen: 127.0.0.1:{}\nmax_connections: 20000\nping_interval: \"10m\"\nwebsocket {{ host: 127.0.0.1, port: {}, no_tls: true }}\n",
-        address.port() + 1,
-        address.port()
-    );
-    std::fs::write(&file, configuration).expect("nats-server's configuration");
     file
 }
 

@@ -1,4 +1,4 @@
-//! What sessions asked of Postgres, by `pg_stat_statements`, which tests/bench/run.sh loads and leaves off.
+//! What sessions asked of Postgres, by `pg_stat_statements`, which tests/bench/run.sh loads.
 
 use tokio_postgres::Client;
 
@@ -39,4 +39,13 @@ pub async fn like(session: &Client, pattern: &str) -> (f64, f64) {
         .await
         .expect("pg_stat_statements");
     (row.get(0), row.get(1))
+}
+
+/// Tells those that were run most often.
+pub async fn tell(session: &Client) {
+    let asked = "select calls, total_exec_time, left(regexp_replace(query, '[[:space:]]+', ' ', 'g'), 100) from pg_stat_statements order by total_exec_time desc limit 8";
+    for row in session.query(asked, &[]).await.expect("pg_stat_statements") {
+        let (calls, ms, query): (i64, f64, String) = (row.get(0), row.get(1), row.get(2));
+        eprintln!("    {calls:>7} times, {ms:>8.0} ms: {query}");
+    }
 }

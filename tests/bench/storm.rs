@@ -43,6 +43,8 @@ pub async fn run(quick: bool) -> Vec<Figure> {
         let (of_journal, _) = statements::like(&session, "%crm_relay.change %").await;
         let (of_all, _) = statements::like(&session, "%").await;
         statements::rest(&session).await;
+        statements::tell(&session).await;
+        assert!(of_all > 0.0, "no statement was counted");
         let half = done[done.len() / 2].as_secs_f64();
         eprintln!(
             "  half live after {half:.2} s, all after {last:.2} s; {of_journal} journal queries, {of_all} statements"
