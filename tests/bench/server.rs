@@ -174,7 +174,7 @@ impl Server {
     }
 
     /// Clients of the relay that come back all at once, each with the cursor it had.
-    pub fn storm(&self, clients: usize, cursor: &str) -> (Crowd, Vec<Duration>) {
+    pub fn storm(&self, clients: usize, cursor: &str, within: Duration) -> (Crowd, Vec<Duration>) {
         let since = format!(r#""since":"{cursor}","rooms""#);
         let scripts = (0..clients).map(|number| {
             let mut script = self.script(number, number);
@@ -185,7 +185,7 @@ impl Server {
             }
             script
         });
-        Crowd::gather(self.address, scripts.collect(), Patience::Storm)
+        Crowd::gather(self.address, scripts.collect(), Patience::Storm(within))
     }
 
     /// Stops its process, or lets it go on.
