@@ -20,7 +20,7 @@ const KINDS: [Kind; 5] = [
 
 /// From commit to frame, beside a bare bridge.
 pub async fn run(quick: bool) -> Vec<Figure> {
-    let (runs, changes) = if quick { (2, 200) } else { (5, 500) };
+    let (runs, changes) = if quick { (1, 200) } else { (5, 500) };
     let ground = Ground::new().await;
     ground.bind(machine::LOAD).await;
     let mut found: Vec<(Kind, Vec<f64>)> = Vec::new();

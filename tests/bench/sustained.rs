@@ -20,7 +20,7 @@ const ROWS_A_SECOND: f64 = 8400.0;
 
 /// One subscriber of each of a thousand records, on cores shared with Postgres.
 pub async fn run(quick: bool) -> Vec<Figure> {
-    let lasts = Duration::from_secs(if quick { 15 } else { 300 });
+    let lasts = Duration::from_secs(if quick { 10 } else { 300 });
     let ground = Ground::new().await;
     ground.bind(machine::SHARED).await;
     let server = Server::start(Kind::Relay, &ground, machine::SHARED, &[]).await;
