@@ -35,7 +35,7 @@ async fn connections(quick: bool) -> Vec<Figure> {
             let (mut crowd, _) = server.crowd(*size, |number| number, Patience::Orderly(64));
             // who may see a record is asked at its first change and then remembered: that is not growth
             let session = ground.session(Kind::Relay.side()).await;
-            let all = "update public.listings set version = version + 1 where id = any($1::text[]::uuid[])";
+            let all = "update public.listings set list_price = list_price + 1 where id = any($1::text[]::uuid[])";
             let ids: Vec<String> = (0..*size).map(record).collect();
             session
                 .execute(all, &[&ids])
