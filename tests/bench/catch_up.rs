@@ -7,7 +7,7 @@ use crate::ground::{Ground, Pace, change};
 use crate::load::Patience;
 use crate::machine;
 use crate::server::{Kind, Server};
-use crate::sustained::{ROWS, write};
+use crate::sustained::{ROWS, Until, write};
 
 const WRITERS: usize = 4;
 
@@ -27,8 +27,7 @@ pub async fn run(quick: bool) -> Vec<Figure> {
                 write(
                     server.url(),
                     1 + writer * 2000..1 + (writer + 1) * 2000,
-                    changes / ROWS / WRITERS,
-                    None,
+                    Until::Done(changes / ROWS / WRITERS),
                 )
             })
             .collect();

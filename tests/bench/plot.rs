@@ -8,7 +8,7 @@ const COLOURS: [&str; 7] = [
     "#d9480f", "#1c7ed6", "#2b8a3e", "#862e9c", "#868e96", "#495057", "#c2255c",
 ];
 
-/// A bar for each, with its number; the first is the relay's.
+/// A bar for each, with its number, under what it counts; the first is the relay's.
 pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> String {
     let most = bars
         .iter()
@@ -16,7 +16,7 @@ pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> String {
         .fold(f64::MIN_POSITIVE, f64::max);
     let mut body = String::new();
     for (place, (name, value)) in bars.iter().enumerate() {
-        let y = 48.0 + place as f64 * 28.0;
+        let y = 52.0 + place as f64 * 28.0;
         let width = (WIDTH - LEFT - 120.0) * value / most;
         let colour = if place == 0 { COLOURS[0] } else { COLOURS[4] };
         let _ = write!(
@@ -30,11 +30,8 @@ pub fn bars(title: &str, unit: &str, bars: &[(String, f64)]) -> String {
         );
         body.push('\n');
     }
-    page(
-        &format!("{title} ({unit})"),
-        60.0 + bars.len() as f64 * 28.0,
-        &body,
-    )
+    let _ = writeln!(body, r#"<text x="8" y="38">{unit}</text>"#);
+    page(title, 64.0 + bars.len() as f64 * 28.0, &body)
 }
 
 /// How the axis of a curve's values goes.

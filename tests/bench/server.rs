@@ -41,8 +41,8 @@ impl Kind {
             Kind::Ws => "Node ws",
             Kind::SocketIo => "Socket.IO",
             Kind::Nchan => "nchan",
-            Kind::BareOne => "bare loop, a write a frame",
-            Kind::BareEight => "bare loop, 8 frames a write",
+            Kind::BareOne => "bare, 1 frame a write",
+            Kind::BareEight => "bare, 8 frames a write",
         }
     }
 

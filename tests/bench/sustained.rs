@@ -25,27 +25,32 @@ pub async fn run(quick: bool) -> Vec<Figure> {
     ground.bind(machine::SHARED).await;
     let server = Server::start(Kind::Relay, &ground, machine::SHARED, &[]).await;
     let (mut crowd, _) = server.crowd(RECORDS, |number| number, Patience::Orderly(64));
-    let transactions = (ROWS_A_SECOND * lasts.as_secs_f64()) as usize / ROWS / WRITERS;
     let pause = Duration::from_secs_f64(ROWS as f64 * WRITERS as f64 / ROWS_A_SECOND);
     let (cpu, began) = (server.cpu(), Instant::now());
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let mine = writer * RECORDS / WRITERS..(writer + 1) * RECORDS / WRITERS;
-            write(server.url(), mine, transactions, Some(pause))
+            write(server.url(), mine, Until::Over(lasts, pause))
         })
         .collect();
-    let rows = transactions * ROWS * WRITERS;
-    let mut lags: Vec<(f64, f64)> = Vec::with_capacity(rows);
-    let heard = crowd.listen(rows, Duration::from_secs(10), |frame| {
+    let mut lags: Vec<(f64, f64)> = Vec::new();
+    let mut each = |frame: &[u8]| {
         if let Some(lag) = lag(frame) {
             lags.push((began.elapsed().as_secs_f64(), lag));
         }
-    });
+    };
+    let mut heard = 0;
+    while !writers.iter().all(|writer| writer.is_finished()) {
+        heard += crowd.listen(usize::MAX, Duration::from_millis(500), &mut each);
+    }
+    let written: usize = writers
+        .into_iter()
+        .map(|writer| writer.join().expect("a writer"))
+        .sum();
+    let rows = written * ROWS;
+    heard += crowd.listen(rows - heard, Duration::from_secs(10), &mut each);
     let took = lags.last().map_or(f64::NAN, |(at, _)| *at);
     let cpu = (server.cpu() - cpu) / took;
-    for writer in writers {
-        writer.join().expect("a writer");
-    }
     assert_eq!(heard, rows, "frames were lost");
     let all: Vec<f64> = lags.iter().map(|(_, lag)| *lag).collect();
     let stretches = 10;
@@ -114,23 +119,37 @@ pub async fn run(quick: bool) -> Vec<Figure> {
     ]
 }
 
-/// Changes ten records in a transaction, each with the moment at which it was asked for; at a pace, or
-/// as fast as can be.
+/// How long a writer goes on.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// So many transactions, as fast as can be.
+    Done(usize),
+    /// So long, one in each pause; who is late makes up for it.
+    Over(Duration, Duration),
+}
+
+/// Changes ten records in a transaction, each with the moment at which it was asked for; tells how many
+/// transactions there were.
 pub fn write(
     url: String,
     records: std::ops::Range<usize>,
-    transactions: usize,
-    pause: Option<Duration>,
-) -> std::thread::JoinHandle<()> {
+    until: Until,
+) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
         alone(async move {
             let session = session(&url).await;
             let update = "update public.listings set property_address = $2, version = version + 1, updated_at = now() where id = any($1::text[]::uuid[])";
             let update = session.prepare(update).await.expect("an update");
             let began = Instant::now();
-            for number in 0..transactions {
-                if let Some(pause) = pause {
-                    tokio::time::sleep_until((began + pause * number as u32).into()).await;
+            let mut number = 0;
+            loop {
+                match until {
+                    Until::Done(transactions) if number == transactions => return number,
+                    Until::Done(_) => {}
+                    Until::Over(lasts, _) if began.elapsed() >= lasts => return number,
+                    Until::Over(_, pause) => {
+                        tokio::time::sleep_until((began + pause * number as u32).into()).await
+                    }
                 }
                 let first = number * ROWS;
                 let ids: Vec<String> = (first..first + ROWS)
@@ -140,6 +159,7 @@ pub fn write(
                     .execute(&update, &[&ids, &format!("at {}", now())])
                     .await
                     .expect("a change");
+                number += 1;
             }
         })
     })
