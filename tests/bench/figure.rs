@@ -58,6 +58,46 @@ impl Figure {
     }
 }
 
+impl Figure {
+    /// The relay's alone.
+    pub fn alone(
+        part: &'static str,
+        what: impl Into<String>,
+        unit: &'static str,
+        runs: Vec<f64>,
+        goal: Option<Goal>,
+    ) -> Figure {
+        let what = what.into();
+        Figure {
+            part,
+            what,
+            value: median(&runs),
+            runs,
+            unit,
+            against: None,
+            goal,
+        }
+    }
+
+    /// Beside another's.
+    pub fn beside(self, name: impl Into<String>, runs: Vec<f64>) -> Figure {
+        let against = Some(Other {
+            name: name.into(),
+            value: median(&runs),
+            runs,
+        });
+        Figure { against, ..self }
+    }
+}
+
+/// The value that this share of the values is no more than.
+pub fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(place.max(1) - 1).copied().unwrap_or(f64::NAN)
+}
+
 /// The one in the middle.
 pub fn median(runs: &[f64]) -> f64 {
     let mut sorted = runs.to_vec();
