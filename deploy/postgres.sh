@@ -57,7 +57,8 @@ run() {
   # shellcheck disable=SC2317 # the traps call it
   stop() {
     trap - EXIT INT TERM HUP
-    if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null && wait "$child" 2>/dev/null; fi
+    # how it ends does not matter here: what follows must be done
+    if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null && wait "$child" 2>/dev/null || true; fi
     as_server "$PG_BIN/pg_ctl" -D "$directory/data" -m immediate -w stop >/dev/null 2>&1 || true
     rm -rf "$directory"
   }
