@@ -18,19 +18,22 @@ begin
   end if;
   execute 'select version from crm_relay.setting' into version;
 
-  if version < 3 then
+  if version < 4 then
     loop
       tries := tries + 1;
       begin
         perform pg_catalog.set_config('lock_timeout', '300ms', true);
-        lock table crm_relay.setting in access exclusive mode;
+        lock table crm_relay.change in access exclusive mode;
+        if version < 3 then
+          lock table crm_relay.setting in access exclusive mode;
+        end if;
         if version < 2 then
           lock table crm_relay.module in access exclusive mode;
         end if;
         exit;
       exception when lock_not_available then
         if tries >= 100 then
-          raise exception 'crm_relay: registry or settings are locked by others for a long time, gave up after % tries', tries
+          raise exception 'crm_relay: registry, settings or journal are locked by others for a long time, gave up after % tries', tries
             using hint = 'a transaction that writes to a watched table is open; end it (pg_blocking_pids, pg_stat_activity) and run this again; nothing was changed';
         end if;
       end;
@@ -59,6 +62,14 @@ begin
       drop constraint setting_doorbell_check,
       add constraint setting_doorbell_check check (doorbell in ('adaptive', 'always', 'never')),
       alter column doorbell set default 'adaptive';
+  end if;
+
+  -- the check was read and planned anew for each row, a third of what writing it took
+  if version < 4 then
+    alter table crm_relay.change drop constraint if exists change_action_check;
+    for slot in 0..9 loop
+      execute format('alter table crm_relay.change_%s set (toast_tuple_target = 1600)', slot);
+    end loop;
   end if;
 end
 $steps$;

@@ -37,6 +37,30 @@ end
 $$;
 comment on function crm_relay.without(json, text[]) is 'an image without these columns, its other values as they were written';
 
+create or replace function crm_relay.without_nulls(image json, columns text[]) returns json
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  rest text := image::text;
+  column_name text;
+  expected integer := length(rest);
+begin
+  foreach column_name in array columns loop
+    expected := expected - length(to_json(column_name)::text) - 6;
+    rest := replace(rest, ',' || to_json(column_name)::text || ':null', '');
+  end loop;
+  -- it was the first one, or stands in a value, too
+  if length(rest) <> expected then
+    return crm_relay.without(image, columns);
+  end if;
+  return rest::json;
+end
+$$;
+comment on function crm_relay.without_nulls(json, text[]) is 'an image without these columns, which are null in it: as without(), and quick';
+alter function crm_relay.without_nulls(json, text[]) owner to crm_relay_capture;
+revoke all on function crm_relay.without_nulls(json, text[]) from public;
+
 -- Rendering a row runs the table owner's code (casts), and so can planning a query on her table (a
 -- function in the predicate of an index). As whom it runs is settled by the roles; what it leaves behind
 -- is not: a set_config() that is not local outlives the search_path clauses of all functions around it
@@ -71,6 +95,43 @@ end
 $$;
 comment on function crm_relay.image(anyelement) is
   'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
+create or replace function crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) returns json[]
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  rendered pg_catalog.json[];
+begin
+  if current_user operator(pg_catalog.<>) 'crm_relay_image' then
+    raise exception 'crm_relay: images() belongs to %, it must belong to crm_relay_image', current_user
+      using hint = 'run crm-relay install again';
+  end if;
+  if large is null then
+    rendered := array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)];
+  else
+    begin
+      -- a row in a row is compared as it is stored: what is compressed stays so
+      if row(row(pg_catalog.json_populate_record(old_row, others))) operator(pg_catalog.*=)
+         row(row(pg_catalog.json_populate_record(new_row, others))) then
+        rendered := array[pg_catalog.row_to_json(pg_catalog.json_populate_record(old_row, large)),
+                          pg_catalog.row_to_json(pg_catalog.json_populate_record(new_row, large)), large];
+      end if;
+    exception when others then
+      null; -- a domain that takes no null
+    end;
+    rendered := coalesce(rendered, array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)]);
+  end if;
+  if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+    raise exception 'crm_relay: a cast of the row''s types changes search_path';
+  end if;
+  return rendered;
+end
+$$;
+comment on function crm_relay.images(anyelement, anyelement, json, json) is
+  'a row before and after as json, see image(); where no column that is named in large changed, those are null, and a third says so; others names all but them';
+alter function crm_relay.images(anyelement, anyelement, json, json) owner to crm_relay_image;
+revoke all on function crm_relay.images(anyelement, anyelement, json, json) from public;
+grant execute on function crm_relay.images(anyelement, anyelement, json, json) to crm_relay_capture;
 alter function crm_relay.image(anyelement) owner to crm_relay_image;
 revoke all on function crm_relay.image(anyelement) from public;
 revoke all on function crm_relay.readable(json), crm_relay.without(json, text[]) from public;
@@ -189,10 +250,32 @@ end
 $$;
 comment on function crm_relay.only(json, text[]) is 'these columns of an image, which must hold all of them';
 
+create or replace function crm_relay.narrowed(images json[], hidden text[], shown text[]) returns json[]
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  for place in 1..2 loop
+    continue when images[place] is null;
+    if hidden <> '{}' then
+      images[place] := crm_relay.without(images[place], hidden);
+    end if;
+    if shown is not null then
+      images[place] := crm_relay.only(crm_relay.readable(images[place]), shown);
+    end if;
+  end loop;
+  return images;
+end
+$$;
+comment on function crm_relay.narrowed(json[], text[], text[]) is 'two images without the columns that are hidden and, if given, with none but those that are shown';
+alter function crm_relay.narrowed(json[], text[], text[]) owner to crm_relay_capture;
+revoke all on function crm_relay.narrowed(json[], text[], text[]) from public;
+
 create or replace function crm_relay.records_of(part crm_relay.module, ids text[], out record_ids text[], out record_images json[])
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '10ms' -- the part's writer must not wait for whoever alters the record's table
+set row_security = on -- "off" in the writer's session would make it raise
 as $$
 declare
   parent crm_relay.module;
@@ -231,45 +314,7 @@ grant execute on function crm_relay.base_of(oid), crm_relay.equals(text, oid, te
 grant execute on function crm_relay.readable_columns(regclass, text[]) to crm_relay_part, crm_relay_policy;
 grant execute on function crm_relay.key_condition(crm_relay.module) to crm_relay_snapshot, crm_relay_policy;
 
-create or replace function crm_relay.actor(watched crm_relay.module, old_image json, new_image json) returns text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  told text := nullif(current_setting('crm_relay.user_id', true), '');
-  column_name text;
-begin
-  if told is not null then
-    return told;
-  end if;
-  if new_image is null then
-    return null;
-  end if;
-  if old_image is null then
-    -- a row that comes from another partition was not made here
-    if new_image ->> watched.version_column <> '1' then
-      return null;
-    end if;
-    foreach column_name in array watched.created_by_columns loop
-      if new_image ->> column_name is not null then
-        return new_image ->> column_name;
-      end if;
-    end loop;
-    return null;
-  end if;
-  if new_image ->> watched.deleted_by_column is distinct from old_image ->> watched.deleted_by_column
-     and new_image ->> watched.deleted_by_column is not null then
-    return new_image ->> watched.deleted_by_column;
-  end if;
-  if new_image ->> watched.modified_by_column is distinct from old_image ->> watched.modified_by_column
-     or new_image ->> watched.version_column is distinct from old_image ->> watched.version_column then
-    return new_image ->> watched.modified_by_column;
-  end if;
-  return null;
-end
-$$;
-comment on function crm_relay.actor(crm_relay.module, json, json) is
-  'who made a change, certain or null: the setting crm_relay.user_id, else what this very change says of itself';
+drop function if exists crm_relay.actor(crm_relay.module, json, json);
 
 create or replace function crm_relay.ring(module text, doorbell text) returns void
 language plpgsql
@@ -293,154 +338,195 @@ $$;
 comment on function crm_relay.ring(text, text) is
   'the doorbell: a hint to look at the journal, where nobody looks anyway; everybody may hear and forge it, so it names no record and is never believed';
 
--- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six
--- columns between two sessions. search_path is pinned against tables and types of the caller's own,
--- row_security because "off" in the caller's session would make a look-up raise.
+do $marks$
+begin
+  if to_regtype('crm_relay.marks') is null then
+    create type crm_relay.marks as (id text, version text, last_modified_by text, deleted_by text, created_by text, user_id text);
+  end if;
+end
+$marks$;
+comment on type crm_relay.marks is
+  'of an image, what tells which record it is and who made it: got in one look, since each look reads all of the json';
+
+-- What a writer pays is counted in microseconds here: each statement, each expression, each look into json
+-- and each setting that a function pins is some. What is rarely needed stands where it is rarely reached.
+-- search_path is pinned against tables and types of the caller's own.
 create or replace function crm_relay.capture() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
-set datestyle = 'ISO, MDY'
-set intervalstyle = 'postgres'
-set extra_float_digits = 1
-set bytea_output = 'hex'
-set lc_monetary = 'C'
-set array_nulls = on
-set row_security = on
 as $$
 #variable_conflict use_column
 declare
-  watched crm_relay.module;
-  settings crm_relay.setting;
-  old_row json;
-  new_row json;
-  old_seen json;
-  new_seen json;
+  watched record;
+  images json[];
+  seen json[]; -- the same, as they can be looked into
+  column_name text;
+  old_marks crm_relay.marks;
+  new_marks crm_relay.marks;
   old_id text;
   new_id text;
   actor_id text;
+  large json;
+  others json;
   unchanged text[];
-  is_told boolean;
-  is_same boolean := false;
-  is_done boolean := false;
+  is_whole boolean; -- of an update: whether what is large and unchanged has to be there, too
+  outcome text; -- 'told' or 'same'; null where the row cannot say what happened to it
   record_ids text[];
   record_images json[];
-  role_name text := coalesce(nullif(current_setting('role'), 'none'), session_user);
-  application_name text := current_setting('application_name');
 begin
-  select * into watched from crm_relay.module m where m.module = tg_argv[0];
+  select s.doorbell, m.module, m.relation, m.key_columns, m.access_columns, m.hidden_columns, m.large_from, m.part_of, m.narrow,
+         -- as slot(), which need not be called then
+         (floor(extract(epoch from clock_timestamp()) / (extract(epoch from s.retention) / 6))::bigint % 10)::smallint as slot
+    into watched
+    from crm_relay.setting s left join crm_relay.module m on m.module = tg_argv[0];
   -- whoever may make triggers on a table of their own must not speak for another module
-  if found and watched.relation <> tg_relid
-     and not exists (select from pg_partition_ancestors(tg_relid) a where a.relid = watched.relation) then
-    return null;
+  if watched.relation <> tg_relid then
+    -- by itself, so that the condition before needs no statement
+    if not exists (select from pg_partition_ancestors(tg_relid) a where a.relid = watched.relation) then
+      return null;
+    end if;
   end if;
-  select * into settings from crm_relay.setting;
 
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   begin
-    -- a transaction that looked before the table was watched sees no registry: then nothing is known
-    is_told := watched.module is not null;
-    if is_told and tg_op <> 'INSERT' then
-      old_row := crm_relay.image(old);
-      if cardinality(watched.hidden_columns) > 0 then
-        old_row := crm_relay.without(old_row, watched.hidden_columns);
-      end if;
-      if watched.narrow then
-        old_row := crm_relay.only(crm_relay.readable(old_row), watched.key_columns || watched.access_columns);
-      end if;
-      old_seen := crm_relay.readable(old_row);
-      old_id := crm_relay.record_id(old_seen, watched.key_columns);
-      is_told := old_id is not null;
+    -- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six
+    -- columns between two sessions. What is set here is undone with the block.
+    if current_setting('timezone') not in ('UTC', 'Etc/UTC') or current_setting('datestyle') <> 'ISO, MDY' or current_setting('intervalstyle') <> 'postgres'
+       or current_setting('extra_float_digits') <> '1' or current_setting('bytea_output') <> 'hex' or current_setting('lc_monetary') <> 'C'
+       or current_setting('array_nulls') <> 'on' then
+      perform set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, MDY', true), set_config('intervalstyle', 'postgres', true),
+              set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true), set_config('lc_monetary', 'C', true),
+              set_config('array_nulls', 'on', true);
     end if;
-    if is_told and tg_op <> 'DELETE' then
-      new_row := crm_relay.image(new);
-      if cardinality(watched.hidden_columns) > 0 then
-        new_row := crm_relay.without(new_row, watched.hidden_columns);
+    -- something is stored out of line, and may be left there
+    if tg_op = 'UPDATE' and pg_column_size(new) > 8000 then
+      select json_object_agg(a.attname, null) filter (where l.is_large), json_object_agg(a.attname, null) filter (where not l.is_large),
+             array_agg(a.attname) filter (where l.is_large)
+        into large, others, unchanged
+        from pg_attribute a
+       cross join lateral (select a.atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype)
+                                  and a.attname <> all (watched.key_columns || watched.access_columns || watched.hidden_columns)) as l (is_large)
+       where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
+    end if;
+    loop
+      images := crm_relay.images(old, new, large, others);
+      if watched.hidden_columns <> '{}' or watched.narrow then
+        images := crm_relay.narrowed(images, watched.hidden_columns, case when watched.narrow then watched.key_columns || watched.access_columns end);
       end if;
-      if watched.narrow then
-        new_row := crm_relay.only(crm_relay.readable(new_row), watched.key_columns || watched.access_columns);
+      if images[1]::text = images[2]::text then
+        outcome := 'same'; -- nothing that anybody may see has changed
+        raise sqlstate 'CR000';
       end if;
-      new_seen := crm_relay.readable(new_row);
-      new_id := crm_relay.record_id(new_seen, watched.key_columns);
-      is_told := new_id is not null;
-    end if;
-    if is_told and tg_op = 'UPDATE' and old_row::text = new_row::text then
-      is_same := true;
-      raise sqlstate 'CR000';
-    end if;
-    -- both have to fit into one journal row
-    is_told := is_told and coalesce(octet_length(old_row::text), 0) + coalesce(octet_length(new_row::text), 0) < 500000000;
-    if is_told then
-      actor_id := crm_relay.actor(watched, old_seen, new_seen);
-    end if;
-
-    -- Leave out what is large and unchanged, except where the record moves: whoever sees it enter
-    -- gets the whole record.
-    if is_told and tg_op = 'UPDATE' and old_id = new_id and octet_length(new_row::text) >= watched.large_from
-       and not exists (
-         select from unnest(watched.access_columns) as access (column_name)
-          where old_seen ->> column_name is distinct from new_seen ->> column_name) then
-      select array_agg(n.key) into unchanged
-        from json_each(new_seen) n join json_each(old_seen) o on o.key = n.key
-       where octet_length(n.value::text) >= watched.large_from
-         and n.value::text = o.value::text
-         and n.key <> all (watched.key_columns || watched.access_columns);
-      if unchanged is not null then
-        old_row := crm_relay.without(old_row, unchanged);
-        new_row := crm_relay.without(new_row, unchanged);
+      -- json may hold \u0000, and no operator can look into it then
+      if position(E'\\u0000' in images[1]::text) > 0 or position(E'\\u0000' in images[2]::text) > 0 then
+        seen := array[crm_relay.readable(images[1]), crm_relay.readable(images[2])];
+      else
+        seen := images;
+      end if;
+      old_marks := json_populate_record(null::crm_relay.marks, seen[1]);
+      new_marks := json_populate_record(null::crm_relay.marks, seen[2]);
+      if watched.key_columns = '{id}' then
+        old_id := old_marks.id;
+        new_id := new_marks.id;
+      elsif cardinality(watched.key_columns) = 1 then
+        old_id := seen[1] ->> watched.key_columns[1];
+        new_id := seen[2] ->> watched.key_columns[1];
+      end if;
+      if old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE' or octet_length(old_id) > 2000 or octet_length(new_id) > 2000
+         or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
+        old_id := crm_relay.record_id(seen[1], watched.key_columns);
+        new_id := crm_relay.record_id(seen[2], watched.key_columns);
+        -- a transaction that looked before the table was watched sees no registry; both images have to fit into
+        -- one journal row
+        if watched.module is null or old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE'
+           or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
+          raise sqlstate 'CR000';
+        end if;
+      end if;
+      exit when tg_op <> 'UPDATE' or large is null and octet_length(images[2]::text) < watched.large_from;
+      -- where the record moves, whoever sees it enter gets the whole of it
+      is_whole := old_id <> new_id;
+      foreach column_name in array watched.access_columns loop
+        is_whole := is_whole or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
+      end loop;
+      exit when not is_whole or large is null;
+      large := null;
+    end loop;
+    -- who made it, certain or null: what the session says, else what this very change says of itself
+    actor_id := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), case
+      when tg_op = 'UPDATE' then case
+        when new_marks.deleted_by <> coalesce(old_marks.deleted_by, '') then new_marks.deleted_by
+        when new_marks.last_modified_by is distinct from old_marks.last_modified_by or new_marks.version is distinct from old_marks.version
+          then new_marks.last_modified_by end
+      -- a row that comes from another partition was not made here
+      when tg_op = 'INSERT' and coalesce(new_marks.version, '1') = '1' then coalesce(new_marks.created_by, new_marks.user_id) end);
+    -- leave out what is large and unchanged
+    if is_whole = false then
+      if cardinality(images) = 3 then
+        images := array[crm_relay.without_nulls(images[1], unchanged), crm_relay.without_nulls(images[2], unchanged)];
+      end if;
+      if octet_length(images[2]::text) >= watched.large_from then
+        select array_agg(n.key) into unchanged
+          from json_each(seen[2]) n
+         where octet_length(n.value::text) >= watched.large_from
+           and n.value::text = (seen[1] -> n.key)::text
+           and n.key <> all (watched.key_columns || watched.access_columns);
+        if unchanged is not null then
+          images := array[crm_relay.without(images[1], unchanged), crm_relay.without(images[2], unchanged)];
+        end if;
       end if;
     end if;
-    if is_told and watched.part_of is not null then
+    if watched.part_of is not null then
       -- before a cascade has reached the records they still name the old key
       select r.record_ids, r.record_images into record_ids, record_images
-        from crm_relay.records_of(watched, array_remove(array[old_id, new_id], null)) r;
+        from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[old_id, new_id], null)) r
+       where m.module = watched.module;
     end if;
-    is_done := true;
+    outcome := 'told';
     raise sqlstate 'CR000';
   exception when others or assert_failure then
-    -- if not done: such as a cast of the owner's that raises, or a record's table that was changed so
+    -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
     -- that its part's look-up fails
-    is_told := is_told and is_done;
   end;
-  if is_same then
-    return null; -- nothing that anybody may see has changed
-  end if;
-  if not is_told then
-    -- say that something changed
-    insert into crm_relay.change (slot, module, action, db_user, db_role, application)
-    values (crm_relay.slot(clock_timestamp(), coalesce(settings.retention, '7 days')), coalesce(tg_argv[1], tg_argv[0]),
-            'truncated', session_user, role_name, application_name);
-    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(settings.doorbell, 'always'));
-    return null;
-  end if;
 
-  if watched.part_of is not null then
-    insert into crm_relay.change (slot, module, action, record_id, part, part_id, actor,
-                                  db_user, db_role, application, old_image, new_image, record_image)
-    select crm_relay.slot(clock_timestamp(), settings.retention), watched.part_of, 'updated',
-           record_id, watched.module, coalesce(new_id, old_id), actor_id,
-           session_user, role_name, application_name, old_row, new_row, record_image
-      from unnest(record_ids, record_images) as belongs (record_id, record_image);
-  elsif tg_op = 'UPDATE' and old_id <> new_id then
-    -- another key is another record
-    insert into crm_relay.change (slot, module, action, record_id, actor,
-                                  db_user, db_role, application, old_image)
-    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module, 'deleted', old_id, actor_id,
-            session_user, role_name, application_name, old_row);
-    insert into crm_relay.change (slot, module, action, record_id, actor,
-                                  db_user, db_role, application, new_image)
-    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module, 'created', new_id, actor_id,
-            session_user, role_name, application_name, new_row);
-  else
+  if outcome = 'told' and watched.part_of is null and (tg_op <> 'UPDATE' or old_id = new_id) then
     insert into crm_relay.change (slot, module, action, record_id, actor,
                                   db_user, db_role, application, old_image, new_image)
-    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module,
-            case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
+    values (watched.slot, watched.module, case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
             coalesce(new_id, old_id), actor_id,
-            session_user, role_name, application_name, old_row, new_row);
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
+            images[1], images[2]);
+  elsif outcome = 'same' then
+    return null;
+  elsif outcome is null then
+    -- say that something changed
+    insert into crm_relay.change (slot, module, action, db_user, db_role, application)
+    values (coalesce(watched.slot, crm_relay.slot(clock_timestamp(), '7 days')), coalesce(tg_argv[1], tg_argv[0]), 'truncated',
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'));
+    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(watched.doorbell, 'always'));
+    return null;
+  elsif watched.part_of is not null then
+    insert into crm_relay.change (slot, module, action, record_id, part, part_id, actor,
+                                  db_user, db_role, application, old_image, new_image, record_image)
+    select watched.slot, watched.part_of, 'updated', record_id, watched.module, coalesce(new_id, old_id), actor_id,
+           session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
+           images[1], images[2], record_image
+      from unnest(record_ids, record_images) as belongs (record_id, record_image);
+  else
+    -- another key is another record
+    insert into crm_relay.change (slot, module, action, record_id, actor,
+                                  db_user, db_role, application, old_image, new_image)
+    values (watched.slot, watched.module, 'deleted', old_id, actor_id,
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), images[1], null),
+           (watched.slot, watched.module, 'created', new_id, actor_id,
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), null, images[2]);
   end if;
-  perform crm_relay.ring(coalesce(watched.part_of, watched.module), settings.doorbell);
+  -- as in ring(), which need not be called then
+  if watched.doorbell = 'adaptive' and pg_try_advisory_xact_lock_shared('crm_relay.setting'::regclass::oid::int, 2) then
+    return null;
+  end if;
+  perform crm_relay.ring(coalesce(watched.part_of, watched.module), watched.doorbell);
   return null;
 end
 $$;
@@ -473,11 +559,10 @@ comment on function crm_relay.capture_truncate() is
 
 alter function crm_relay.record_id(json, text[]) owner to crm_relay_capture;
 grant execute on function crm_relay.record_id(json, text[]) to crm_relay_part;
-alter function crm_relay.actor(crm_relay.module, json, json) owner to crm_relay_capture;
 alter function crm_relay.ring(text, text) owner to crm_relay_capture;
 alter function crm_relay.capture() owner to crm_relay_capture;
 alter function crm_relay.capture_truncate() owner to crm_relay_capture;
-revoke all on function crm_relay.ring(text, text), crm_relay.actor(crm_relay.module, json, json) from public;
+revoke all on function crm_relay.ring(text, text) from public;
 -- a new partition copies the triggers of its table with the rights of whoever creates it; only the
 -- schema's own privileges keep others from naming these functions, and they look whose table it is
 grant execute on function crm_relay.capture(), crm_relay.capture_truncate() to public;

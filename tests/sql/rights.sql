@@ -44,6 +44,7 @@ begin
     'create temp table mine (a int)',
     'alter function crm_relay.image(anyelement) security invoker',
     'alter function crm_relay.image(anyelement) set search_path = public, pg_catalog',
+    'alter function crm_relay.images(anyelement, anyelement, json, json) security invoker',
     'drop owned by crm_relay_image',
     'copy (select 1) to program ''true''']
   loop
@@ -67,7 +68,7 @@ reset role;
 
 select is((select action from crm_relay.change where module = 'traps'), 'created', 'the change is journaled');
 select set_eq('select distinct as_role from public.told', array['crm_relay_image'], 'mallory''s code ran as the role without rights');
-select is((select count(*)::int from public.told), 18, 'it tried everything');
+select is((select count(*)::int from public.told), 19, 'it tried everything');
 -- a temporary table is everybody's right, and to drop what one owns
 select set_eq($$ select what from public.told where what like 'done%' $$, array['done create temp table mine (a int)', 'done drop owned by crm_relay_image'],
               'and got nothing but what everybody may');
@@ -260,7 +261,7 @@ reset role;
 select is((select count(*) from crm_relay.change where module = 'halls'), 1::bigint, 'whose rows are captured');
 
 -- a dump that was restored without its owners
-alter function crm_relay.image(anyelement) owner to current_user;
+alter function crm_relay.images(anyelement, anyelement, json, json) owner to current_user;
 set local role mallory;
 insert into public.traps values (2, 'x');
 reset role;

@@ -3,7 +3,7 @@
 begin;
 select plan(15);
 
-select is(version, 3, 'the version is set') from crm_relay.setting;
+select is(version, 4, 'the version is set') from crm_relay.setting;
 select is_empty(
   $$ select c.relname from pg_class c
       where c.relnamespace = 'crm_relay'::regnamespace and c.relkind in ('r', 'p', 'v', 'S', 'i')
@@ -37,7 +37,7 @@ select is_empty(
 select is(
   (select string_agg(p.proname || ' as ' || p.proowner::regrole, ', ' order by p.proname) from pg_proc p
     where p.pronamespace = 'crm_relay'::regnamespace and p.prosecdef),
-  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune, verify_policy as crm_relay_verify',
+  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, images as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune, verify_policy as crm_relay_verify',
   'these functions run with the rights of their owner, and no others');
 select is_empty(
   $$ select p.oid::regprocedure from pg_proc p

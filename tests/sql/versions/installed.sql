@@ -12,6 +12,16 @@ CREATE TYPE crm_relay.finding AS (
 );
 ALTER TYPE crm_relay.finding OWNER TO postgres;
 COMMENT ON TYPE crm_relay.finding IS 'what crm_relay.verify() found: code, severity (wrong or note), the object, what is the matter, why that matters, and the command or SQL that mends it';
+CREATE TYPE crm_relay.marks AS (
+	id text,
+	version text,
+	last_modified_by text,
+	deleted_by text,
+	created_by text,
+	user_id text
+);
+ALTER TYPE crm_relay.marks OWNER TO postgres;
+COMMENT ON TYPE crm_relay.marks IS 'of an image, what tells which record it is and who made it: got in one look, since each look reads all of the json';
 CREATE FUNCTION crm_relay.access_now(module text, id text) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -64,95 +74,6 @@ end
 $$;
 ALTER FUNCTION crm_relay.access_of_record(module text, id text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.access_of_record(module text, id text) IS 'access_now() as the relay asks it: null where it raises';
-CREATE TABLE crm_relay.module (
-    module text NOT NULL,
-    event text NOT NULL,
-    relation regclass NOT NULL,
-    key_columns text[] NOT NULL,
-    access_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    hidden_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    quiet_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    created_by_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    modified_by_column text,
-    version_column text,
-    deleted_by_column text,
-    large_from integer DEFAULT 1024 NOT NULL,
-    part_of text,
-    part_link text,
-    chosen text[] DEFAULT '{}'::text[] NOT NULL,
-    narrow boolean DEFAULT false NOT NULL,
-    access_of text,
-    access_link text,
-    lookup text,
-    lookup_types oid[],
-    CONSTRAINT hidden_is_hidden CHECK ((NOT (hidden_columns && (key_columns || access_columns)))),
-    CONSTRAINT module_event_check CHECK ((event ~ '^[A-Z][A-Z0-9_]{0,62}$'::text)),
-    CONSTRAINT module_key_columns_check CHECK ((cardinality(key_columns) > 0)),
-    CONSTRAINT module_large_from_check CHECK ((large_from > 0)),
-    CONSTRAINT module_name CHECK (((module ~ '^[a-z_][a-z0-9_]{0,62}$'::text) AND (module <> ALL (ARRAY['user'::text, 'team'::text, 'broker'::text])))),
-    CONSTRAINT part_whole CHECK (((part_of IS NULL) = (part_link IS NULL)))
-);
-ALTER TABLE crm_relay.module OWNER TO postgres;
-COMMENT ON TABLE crm_relay.module IS 'the registry: one row for each watched table; written by crm_relay.watch() and unwatch()';
-COMMENT ON COLUMN crm_relay.module.module IS 'name of the module in rooms and events, such as listings';
-COMMENT ON COLUMN crm_relay.module.event IS 'name of the module in event types, such as LISTING';
-COMMENT ON COLUMN crm_relay.module.relation IS 'the watched table';
-COMMENT ON COLUMN crm_relay.module.key_columns IS 'the columns that make a record''s id; more than one: the id is a JSON array of texts';
-COMMENT ON COLUMN crm_relay.module.access_columns IS 'columns that decide who may see a record and in which scope rooms it is';
-COMMENT ON COLUMN crm_relay.module.hidden_columns IS 'columns that never leave the table: in no journal row, event or log';
-COMMENT ON COLUMN crm_relay.module.quiet_columns IS 'columns whose change alone is no event';
-COMMENT ON COLUMN crm_relay.module.created_by_columns IS 'on insert the actor is the first of these that is not null';
-COMMENT ON COLUMN crm_relay.module.modified_by_column IS 'on update the actor, if this update changed it or the version column';
-COMMENT ON COLUMN crm_relay.module.version_column IS 'counts the updates of a record';
-COMMENT ON COLUMN crm_relay.module.deleted_by_column IS 'on a soft delete the actor, if this update set it';
-COMMENT ON COLUMN crm_relay.module.large_from IS 'a column that an update leaves as it was is left out of the images from this many bytes on';
-COMMENT ON COLUMN crm_relay.module.part_of IS 'the module whose records this table''s rows belong to; null for a table of its own';
-COMMENT ON COLUMN crm_relay.module.part_link IS 'the column of that module''s table that names the row of this one';
-COMMENT ON COLUMN crm_relay.module.chosen IS 'which of these were chosen by whoever watched the table; the others follow the table when it is watched again';
-COMMENT ON COLUMN crm_relay.module.narrow IS 'of a table that says who users are: only key and access columns are journaled, when one of them changed, and nobody can subscribe to it';
-COMMENT ON COLUMN crm_relay.module.access_of IS 'the module on whose records it depends, too, who may see this one''s, such as leads for appointments';
-COMMENT ON COLUMN crm_relay.module.access_link IS 'the column of this table that names that module''s record, such as lead_id';
-COMMENT ON COLUMN crm_relay.module.lookup IS 'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
-COMMENT ON COLUMN crm_relay.module.lookup_types IS 'the types of those columns when it was made: with others it is not run';
-CREATE FUNCTION crm_relay.actor(watched crm_relay.module, old_image json, new_image json) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-  told text := nullif(current_setting('crm_relay.user_id', true), '');
-  column_name text;
-begin
-  if told is not null then
-    return told;
-  end if;
-  if new_image is null then
-    return null;
-  end if;
-  if old_image is null then
-    -- a row that comes from another partition was not made here
-    if new_image ->> watched.version_column <> '1' then
-      return null;
-    end if;
-    foreach column_name in array watched.created_by_columns loop
-      if new_image ->> column_name is not null then
-        return new_image ->> column_name;
-      end if;
-    end loop;
-    return null;
-  end if;
-  if new_image ->> watched.deleted_by_column is distinct from old_image ->> watched.deleted_by_column
-     and new_image ->> watched.deleted_by_column is not null then
-    return new_image ->> watched.deleted_by_column;
-  end if;
-  if new_image ->> watched.modified_by_column is distinct from old_image ->> watched.modified_by_column
-     or new_image ->> watched.version_column is distinct from old_image ->> watched.version_column then
-    return new_image ->> watched.modified_by_column;
-  end if;
-  return null;
-end
-$$;
-ALTER FUNCTION crm_relay.actor(watched crm_relay.module, old_image json, new_image json) OWNER TO crm_relay_capture;
-COMMENT ON FUNCTION crm_relay.actor(watched crm_relay.module, old_image json, new_image json) IS 'who made a change, certain or null: the setting crm_relay.user_id, else what this very change says of itself';
 CREATE FUNCTION crm_relay.add_triggers(target regclass, module text, part_of text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -207,145 +128,177 @@ COMMENT ON FUNCTION crm_relay.base_of(type oid) IS 'the type that values can be 
 CREATE FUNCTION crm_relay.capture() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET "TimeZone" TO 'UTC'
-    SET "DateStyle" TO 'ISO, MDY'
-    SET "IntervalStyle" TO 'postgres'
-    SET extra_float_digits TO '1'
-    SET bytea_output TO 'hex'
-    SET lc_monetary TO 'C'
-    SET array_nulls TO 'on'
-    SET row_security TO 'on'
     AS $$
 #variable_conflict use_column
 declare
-  watched crm_relay.module;
-  settings crm_relay.setting;
-  old_row json;
-  new_row json;
-  old_seen json;
-  new_seen json;
+  watched record;
+  images json[];
+  seen json[]; -- the same, as they can be looked into
+  column_name text;
+  old_marks crm_relay.marks;
+  new_marks crm_relay.marks;
   old_id text;
   new_id text;
   actor_id text;
+  large json;
+  others json;
   unchanged text[];
-  is_told boolean;
-  is_same boolean := false;
-  is_done boolean := false;
+  is_whole boolean; -- of an update: whether what is large and unchanged has to be there, too
+  outcome text; -- 'told' or 'same'; null where the row cannot say what happened to it
   record_ids text[];
   record_images json[];
-  role_name text := coalesce(nullif(current_setting('role'), 'none'), session_user);
-  application_name text := current_setting('application_name');
 begin
-  select * into watched from crm_relay.module m where m.module = tg_argv[0];
+  select s.doorbell, m.module, m.relation, m.key_columns, m.access_columns, m.hidden_columns, m.large_from, m.part_of, m.narrow,
+         -- as slot(), which need not be called then
+         (floor(extract(epoch from clock_timestamp()) / (extract(epoch from s.retention) / 6))::bigint % 10)::smallint as slot
+    into watched
+    from crm_relay.setting s left join crm_relay.module m on m.module = tg_argv[0];
   -- whoever may make triggers on a table of their own must not speak for another module
-  if found and watched.relation <> tg_relid
-     and not exists (select from pg_partition_ancestors(tg_relid) a where a.relid = watched.relation) then
-    return null;
+  if watched.relation <> tg_relid then
+    -- by itself, so that the condition before needs no statement
+    if not exists (select from pg_partition_ancestors(tg_relid) a where a.relid = watched.relation) then
+      return null;
+    end if;
   end if;
-  select * into settings from crm_relay.setting;
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   begin
-    -- a transaction that looked before the table was watched sees no registry: then nothing is known
-    is_told := watched.module is not null;
-    if is_told and tg_op <> 'INSERT' then
-      old_row := crm_relay.image(old);
-      if cardinality(watched.hidden_columns) > 0 then
-        old_row := crm_relay.without(old_row, watched.hidden_columns);
-      end if;
-      if watched.narrow then
-        old_row := crm_relay.only(crm_relay.readable(old_row), watched.key_columns || watched.access_columns);
-      end if;
-      old_seen := crm_relay.readable(old_row);
-      old_id := crm_relay.record_id(old_seen, watched.key_columns);
-      is_told := old_id is not null;
+    -- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six
+    -- columns between two sessions. What is set here is undone with the block.
+    if current_setting('timezone') not in ('UTC', 'Etc/UTC') or current_setting('datestyle') <> 'ISO, MDY' or current_setting('intervalstyle') <> 'postgres'
+       or current_setting('extra_float_digits') <> '1' or current_setting('bytea_output') <> 'hex' or current_setting('lc_monetary') <> 'C'
+       or current_setting('array_nulls') <> 'on' then
+      perform set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, MDY', true), set_config('intervalstyle', 'postgres', true),
+              set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true), set_config('lc_monetary', 'C', true),
+              set_config('array_nulls', 'on', true);
     end if;
-    if is_told and tg_op <> 'DELETE' then
-      new_row := crm_relay.image(new);
-      if cardinality(watched.hidden_columns) > 0 then
-        new_row := crm_relay.without(new_row, watched.hidden_columns);
+    -- something is stored out of line, and may be left there
+    if tg_op = 'UPDATE' and pg_column_size(new) > 8000 then
+      select json_object_agg(a.attname, null) filter (where l.is_large), json_object_agg(a.attname, null) filter (where not l.is_large),
+             array_agg(a.attname) filter (where l.is_large)
+        into large, others, unchanged
+        from pg_attribute a
+       cross join lateral (select a.atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype)
+                                  and a.attname <> all (watched.key_columns || watched.access_columns || watched.hidden_columns)) as l (is_large)
+       where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
+    end if;
+    loop
+      images := crm_relay.images(old, new, large, others);
+      if watched.hidden_columns <> '{}' or watched.narrow then
+        images := crm_relay.narrowed(images, watched.hidden_columns, case when watched.narrow then watched.key_columns || watched.access_columns end);
       end if;
-      if watched.narrow then
-        new_row := crm_relay.only(crm_relay.readable(new_row), watched.key_columns || watched.access_columns);
+      if images[1]::text = images[2]::text then
+        outcome := 'same'; -- nothing that anybody may see has changed
+        raise sqlstate 'CR000';
       end if;
-      new_seen := crm_relay.readable(new_row);
-      new_id := crm_relay.record_id(new_seen, watched.key_columns);
-      is_told := new_id is not null;
-    end if;
-    if is_told and tg_op = 'UPDATE' and old_row::text = new_row::text then
-      is_same := true;
-      raise sqlstate 'CR000';
-    end if;
-    -- both have to fit into one journal row
-    is_told := is_told and coalesce(octet_length(old_row::text), 0) + coalesce(octet_length(new_row::text), 0) < 500000000;
-    if is_told then
-      actor_id := crm_relay.actor(watched, old_seen, new_seen);
-    end if;
-    -- Leave out what is large and unchanged, except where the record moves: whoever sees it enter
-    -- gets the whole record.
-    if is_told and tg_op = 'UPDATE' and old_id = new_id and octet_length(new_row::text) >= watched.large_from
-       and not exists (
-         select from unnest(watched.access_columns) as access (column_name)
-          where old_seen ->> column_name is distinct from new_seen ->> column_name) then
-      select array_agg(n.key) into unchanged
-        from json_each(new_seen) n join json_each(old_seen) o on o.key = n.key
-       where octet_length(n.value::text) >= watched.large_from
-         and n.value::text = o.value::text
-         and n.key <> all (watched.key_columns || watched.access_columns);
-      if unchanged is not null then
-        old_row := crm_relay.without(old_row, unchanged);
-        new_row := crm_relay.without(new_row, unchanged);
+      -- json may hold \u0000, and no operator can look into it then
+      if position(E'\\u0000' in images[1]::text) > 0 or position(E'\\u0000' in images[2]::text) > 0 then
+        seen := array[crm_relay.readable(images[1]), crm_relay.readable(images[2])];
+      else
+        seen := images;
+      end if;
+      old_marks := json_populate_record(null::crm_relay.marks, seen[1]);
+      new_marks := json_populate_record(null::crm_relay.marks, seen[2]);
+      if watched.key_columns = '{id}' then
+        old_id := old_marks.id;
+        new_id := new_marks.id;
+      elsif cardinality(watched.key_columns) = 1 then
+        old_id := seen[1] ->> watched.key_columns[1];
+        new_id := seen[2] ->> watched.key_columns[1];
+      end if;
+      if old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE' or octet_length(old_id) > 2000 or octet_length(new_id) > 2000
+         or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
+        old_id := crm_relay.record_id(seen[1], watched.key_columns);
+        new_id := crm_relay.record_id(seen[2], watched.key_columns);
+        -- a transaction that looked before the table was watched sees no registry; both images have to fit into
+        -- one journal row
+        if watched.module is null or old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE'
+           or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
+          raise sqlstate 'CR000';
+        end if;
+      end if;
+      exit when tg_op <> 'UPDATE' or large is null and octet_length(images[2]::text) < watched.large_from;
+      -- where the record moves, whoever sees it enter gets the whole of it
+      is_whole := old_id <> new_id;
+      foreach column_name in array watched.access_columns loop
+        is_whole := is_whole or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
+      end loop;
+      exit when not is_whole or large is null;
+      large := null;
+    end loop;
+    -- who made it, certain or null: what the session says, else what this very change says of itself
+    actor_id := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), case
+      when tg_op = 'UPDATE' then case
+        when new_marks.deleted_by <> coalesce(old_marks.deleted_by, '') then new_marks.deleted_by
+        when new_marks.last_modified_by is distinct from old_marks.last_modified_by or new_marks.version is distinct from old_marks.version
+          then new_marks.last_modified_by end
+      -- a row that comes from another partition was not made here
+      when tg_op = 'INSERT' and coalesce(new_marks.version, '1') = '1' then coalesce(new_marks.created_by, new_marks.user_id) end);
+    -- leave out what is large and unchanged
+    if is_whole = false then
+      if cardinality(images) = 3 then
+        images := array[crm_relay.without_nulls(images[1], unchanged), crm_relay.without_nulls(images[2], unchanged)];
+      end if;
+      if octet_length(images[2]::text) >= watched.large_from then
+        select array_agg(n.key) into unchanged
+          from json_each(seen[2]) n
+         where octet_length(n.value::text) >= watched.large_from
+           and n.value::text = (seen[1] -> n.key)::text
+           and n.key <> all (watched.key_columns || watched.access_columns);
+        if unchanged is not null then
+          images := array[crm_relay.without(images[1], unchanged), crm_relay.without(images[2], unchanged)];
+        end if;
       end if;
     end if;
-    if is_told and watched.part_of is not null then
+    if watched.part_of is not null then
       -- before a cascade has reached the records they still name the old key
       select r.record_ids, r.record_images into record_ids, record_images
-        from crm_relay.records_of(watched, array_remove(array[old_id, new_id], null)) r;
+        from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[old_id, new_id], null)) r
+       where m.module = watched.module;
     end if;
-    is_done := true;
+    outcome := 'told';
     raise sqlstate 'CR000';
   exception when others or assert_failure then
-    -- if not done: such as a cast of the owner's that raises, or a record's table that was changed so
+    -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
     -- that its part's look-up fails
-    is_told := is_told and is_done;
   end;
-  if is_same then
-    return null; -- nothing that anybody may see has changed
-  end if;
-  if not is_told then
-    -- say that something changed
-    insert into crm_relay.change (slot, module, action, db_user, db_role, application)
-    values (crm_relay.slot(clock_timestamp(), coalesce(settings.retention, '7 days')), coalesce(tg_argv[1], tg_argv[0]),
-            'truncated', session_user, role_name, application_name);
-    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(settings.doorbell, 'always'));
-    return null;
-  end if;
-  if watched.part_of is not null then
-    insert into crm_relay.change (slot, module, action, record_id, part, part_id, actor,
-                                  db_user, db_role, application, old_image, new_image, record_image)
-    select crm_relay.slot(clock_timestamp(), settings.retention), watched.part_of, 'updated',
-           record_id, watched.module, coalesce(new_id, old_id), actor_id,
-           session_user, role_name, application_name, old_row, new_row, record_image
-      from unnest(record_ids, record_images) as belongs (record_id, record_image);
-  elsif tg_op = 'UPDATE' and old_id <> new_id then
-    -- another key is another record
-    insert into crm_relay.change (slot, module, action, record_id, actor,
-                                  db_user, db_role, application, old_image)
-    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module, 'deleted', old_id, actor_id,
-            session_user, role_name, application_name, old_row);
-    insert into crm_relay.change (slot, module, action, record_id, actor,
-                                  db_user, db_role, application, new_image)
-    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module, 'created', new_id, actor_id,
-            session_user, role_name, application_name, new_row);
-  else
+  if outcome = 'told' and watched.part_of is null and (tg_op <> 'UPDATE' or old_id = new_id) then
     insert into crm_relay.change (slot, module, action, record_id, actor,
                                   db_user, db_role, application, old_image, new_image)
-    values (crm_relay.slot(clock_timestamp(), settings.retention), watched.module,
-            case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
+    values (watched.slot, watched.module, case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
             coalesce(new_id, old_id), actor_id,
-            session_user, role_name, application_name, old_row, new_row);
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
+            images[1], images[2]);
+  elsif outcome = 'same' then
+    return null;
+  elsif outcome is null then
+    -- say that something changed
+    insert into crm_relay.change (slot, module, action, db_user, db_role, application)
+    values (coalesce(watched.slot, crm_relay.slot(clock_timestamp(), '7 days')), coalesce(tg_argv[1], tg_argv[0]), 'truncated',
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'));
+    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(watched.doorbell, 'always'));
+    return null;
+  elsif watched.part_of is not null then
+    insert into crm_relay.change (slot, module, action, record_id, part, part_id, actor,
+                                  db_user, db_role, application, old_image, new_image, record_image)
+    select watched.slot, watched.part_of, 'updated', record_id, watched.module, coalesce(new_id, old_id), actor_id,
+           session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
+           images[1], images[2], record_image
+      from unnest(record_ids, record_images) as belongs (record_id, record_image);
+  else
+    -- another key is another record
+    insert into crm_relay.change (slot, module, action, record_id, actor,
+                                  db_user, db_role, application, old_image, new_image)
+    values (watched.slot, watched.module, 'deleted', old_id, actor_id,
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), images[1], null),
+           (watched.slot, watched.module, 'created', new_id, actor_id,
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), null, images[2]);
   end if;
-  perform crm_relay.ring(coalesce(watched.part_of, watched.module), settings.doorbell);
+  -- as in ring(), which need not be called then
+  if watched.doorbell = 'adaptive' and pg_try_advisory_xact_lock_shared('crm_relay.setting'::regclass::oid::int, 2) then
+    return null;
+  end if;
+  perform crm_relay.ring(coalesce(watched.part_of, watched.module), watched.doorbell);
   return null;
 end
 $$;
@@ -399,8 +352,7 @@ CREATE TABLE crm_relay.change (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
+    record_image json
 )
 PARTITION BY LIST (slot);
 ALTER TABLE ONLY crm_relay.change ALTER COLUMN old_image SET COMPRESSION lz4;
@@ -658,6 +610,40 @@ end
 $$;
 ALTER FUNCTION crm_relay.image(record anyelement) OWNER TO crm_relay_image;
 COMMENT ON FUNCTION crm_relay.image(record anyelement) IS 'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
+CREATE FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) RETURNS json[]
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  rendered pg_catalog.json[];
+begin
+  if current_user operator(pg_catalog.<>) 'crm_relay_image' then
+    raise exception 'crm_relay: images() belongs to %, it must belong to crm_relay_image', current_user
+      using hint = 'run crm-relay install again';
+  end if;
+  if large is null then
+    rendered := array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)];
+  else
+    begin
+      -- a row in a row is compared as it is stored: what is compressed stays so
+      if row(row(pg_catalog.json_populate_record(old_row, others))) operator(pg_catalog.*=)
+         row(row(pg_catalog.json_populate_record(new_row, others))) then
+        rendered := array[pg_catalog.row_to_json(pg_catalog.json_populate_record(old_row, large)),
+                          pg_catalog.row_to_json(pg_catalog.json_populate_record(new_row, large)), large];
+      end if;
+    exception when others then
+      null; -- a domain that takes no null
+    end;
+    rendered := coalesce(rendered, array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)]);
+  end if;
+  if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+    raise exception 'crm_relay: a cast of the row''s types changes search_path';
+  end if;
+  return rendered;
+end
+$$;
+ALTER FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) OWNER TO crm_relay_image;
+COMMENT ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) IS 'a row before and after as json, see image(); where no column that is named in large changed, those are null, and a third says so; others names all but them';
 CREATE PROCEDURE crm_relay.in_short_transaction(IN command text, IN about text)
     LANGUAGE plpgsql
     AS $$
@@ -702,6 +688,56 @@ CREATE FUNCTION crm_relay.is_secret(column_name text) RETURNS boolean
 $$;
 ALTER FUNCTION crm_relay.is_secret(column_name text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.is_secret(column_name text) IS 'whether a column is named like a secret, and so is hidden unless it is said otherwise';
+CREATE TABLE crm_relay.module (
+    module text NOT NULL,
+    event text NOT NULL,
+    relation regclass NOT NULL,
+    key_columns text[] NOT NULL,
+    access_columns text[] DEFAULT '{}'::text[] NOT NULL,
+    hidden_columns text[] DEFAULT '{}'::text[] NOT NULL,
+    quiet_columns text[] DEFAULT '{}'::text[] NOT NULL,
+    created_by_columns text[] DEFAULT '{}'::text[] NOT NULL,
+    modified_by_column text,
+    version_column text,
+    deleted_by_column text,
+    large_from integer DEFAULT 1024 NOT NULL,
+    part_of text,
+    part_link text,
+    chosen text[] DEFAULT '{}'::text[] NOT NULL,
+    narrow boolean DEFAULT false NOT NULL,
+    access_of text,
+    access_link text,
+    lookup text,
+    lookup_types oid[],
+    CONSTRAINT hidden_is_hidden CHECK ((NOT (hidden_columns && (key_columns || access_columns)))),
+    CONSTRAINT module_event_check CHECK ((event ~ '^[A-Z][A-Z0-9_]{0,62}$'::text)),
+    CONSTRAINT module_key_columns_check CHECK ((cardinality(key_columns) > 0)),
+    CONSTRAINT module_large_from_check CHECK ((large_from > 0)),
+    CONSTRAINT module_name CHECK (((module ~ '^[a-z_][a-z0-9_]{0,62}$'::text) AND (module <> ALL (ARRAY['user'::text, 'team'::text, 'broker'::text])))),
+    CONSTRAINT part_whole CHECK (((part_of IS NULL) = (part_link IS NULL)))
+);
+ALTER TABLE crm_relay.module OWNER TO postgres;
+COMMENT ON TABLE crm_relay.module IS 'the registry: one row for each watched table; written by crm_relay.watch() and unwatch()';
+COMMENT ON COLUMN crm_relay.module.module IS 'name of the module in rooms and events, such as listings';
+COMMENT ON COLUMN crm_relay.module.event IS 'name of the module in event types, such as LISTING';
+COMMENT ON COLUMN crm_relay.module.relation IS 'the watched table';
+COMMENT ON COLUMN crm_relay.module.key_columns IS 'the columns that make a record''s id; more than one: the id is a JSON array of texts';
+COMMENT ON COLUMN crm_relay.module.access_columns IS 'columns that decide who may see a record and in which scope rooms it is';
+COMMENT ON COLUMN crm_relay.module.hidden_columns IS 'columns that never leave the table: in no journal row, event or log';
+COMMENT ON COLUMN crm_relay.module.quiet_columns IS 'columns whose change alone is no event';
+COMMENT ON COLUMN crm_relay.module.created_by_columns IS 'on insert the actor is the first of these that is not null';
+COMMENT ON COLUMN crm_relay.module.modified_by_column IS 'on update the actor, if this update changed it or the version column';
+COMMENT ON COLUMN crm_relay.module.version_column IS 'counts the updates of a record';
+COMMENT ON COLUMN crm_relay.module.deleted_by_column IS 'on a soft delete the actor, if this update set it';
+COMMENT ON COLUMN crm_relay.module.large_from IS 'a column that an update leaves as it was is left out of the images from this many bytes on';
+COMMENT ON COLUMN crm_relay.module.part_of IS 'the module whose records this table''s rows belong to; null for a table of its own';
+COMMENT ON COLUMN crm_relay.module.part_link IS 'the column of that module''s table that names the row of this one';
+COMMENT ON COLUMN crm_relay.module.chosen IS 'which of these were chosen by whoever watched the table; the others follow the table when it is watched again';
+COMMENT ON COLUMN crm_relay.module.narrow IS 'of a table that says who users are: only key and access columns are journaled, when one of them changed, and nobody can subscribe to it';
+COMMENT ON COLUMN crm_relay.module.access_of IS 'the module on whose records it depends, too, who may see this one''s, such as leads for appointments';
+COMMENT ON COLUMN crm_relay.module.access_link IS 'the column of this table that names that module''s record, such as lead_id';
+COMMENT ON COLUMN crm_relay.module.lookup IS 'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
+COMMENT ON COLUMN crm_relay.module.lookup_types IS 'the types of those columns when it was made: with others it is not run';
 CREATE FUNCTION crm_relay.key_condition(watched crm_relay.module) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -797,6 +833,25 @@ end
 $$;
 ALTER FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) IS 'whether somebody may be in a room: a scope room, or that of a record as it is now or, for replays, as it was when it was deleted';
+CREATE FUNCTION crm_relay.narrowed(images json[], hidden text[], shown text[]) RETURNS json[]
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  for place in 1..2 loop
+    continue when images[place] is null;
+    if hidden <> '{}' then
+      images[place] := crm_relay.without(images[place], hidden);
+    end if;
+    if shown is not null then
+      images[place] := crm_relay.only(crm_relay.readable(images[place]), shown);
+    end if;
+  end loop;
+  return images;
+end
+$$;
+ALTER FUNCTION crm_relay.narrowed(images json[], hidden text[], shown text[]) OWNER TO crm_relay_capture;
+COMMENT ON FUNCTION crm_relay.narrowed(images json[], hidden text[], shown text[]) IS 'two images without the columns that are hidden and, if given, with none but those that are shown';
 CREATE FUNCTION crm_relay."only"(image json, columns text[]) RETURNS json
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1044,6 +1099,7 @@ CREATE FUNCTION crm_relay.records_of(part crm_relay.module, ids text[], OUT reco
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '10ms'
+    SET row_security TO 'on'
     AS $_$
 declare
   parent crm_relay.module;
@@ -2333,6 +2389,28 @@ end
 $$;
 ALTER FUNCTION crm_relay.without(image json, columns text[]) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.without(image json, columns text[]) IS 'an image without these columns, its other values as they were written';
+CREATE FUNCTION crm_relay.without_nulls(image json, columns text[]) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  rest text := image::text;
+  column_name text;
+  expected integer := length(rest);
+begin
+  foreach column_name in array columns loop
+    expected := expected - length(to_json(column_name)::text) - 6;
+    rest := replace(rest, ',' || to_json(column_name)::text || ':null', '');
+  end loop;
+  -- it was the first one, or stands in a value, too
+  if length(rest) <> expected then
+    return crm_relay.without(image, columns);
+  end if;
+  return rest::json;
+end
+$$;
+ALTER FUNCTION crm_relay.without_nulls(image json, columns text[]) OWNER TO crm_relay_capture;
+COMMENT ON FUNCTION crm_relay.without_nulls(image json, columns text[]) IS 'an image without these columns, which are null in it: as without(), and quick';
 CREATE VIEW crm_relay.audit AS
  SELECT c.changed_at,
     c.txid,
@@ -2408,9 +2486,9 @@ CREATE TABLE crm_relay.change_0 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_0 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_0 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_0 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2433,9 +2511,9 @@ CREATE TABLE crm_relay.change_1 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_1 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_1 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_1 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2458,9 +2536,9 @@ CREATE TABLE crm_relay.change_2 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_2 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_2 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_2 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2483,9 +2561,9 @@ CREATE TABLE crm_relay.change_3 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_3 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_3 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_3 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2508,9 +2586,9 @@ CREATE TABLE crm_relay.change_4 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_4 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_4 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_4 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2533,9 +2611,9 @@ CREATE TABLE crm_relay.change_5 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_5 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_5 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_5 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2558,9 +2636,9 @@ CREATE TABLE crm_relay.change_6 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_6 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_6 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_6 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2583,9 +2661,9 @@ CREATE TABLE crm_relay.change_7 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_7 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_7 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_7 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2608,9 +2686,9 @@ CREATE TABLE crm_relay.change_8 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_8 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_8 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_8 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2633,9 +2711,9 @@ CREATE TABLE crm_relay.change_9 (
     depth smallint DEFAULT pg_trigger_depth() NOT NULL,
     old_image json,
     new_image json,
-    record_image json,
-    CONSTRAINT change_action_check CHECK ((action = ANY (ARRAY['created'::text, 'updated'::text, 'deleted'::text, 'truncated'::text])))
-);
+    record_image json
+)
+WITH (toast_tuple_target='1600');
 ALTER TABLE ONLY crm_relay.change_9 ALTER COLUMN old_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_9 ALTER COLUMN new_image SET COMPRESSION lz4;
 ALTER TABLE ONLY crm_relay.change_9 ALTER COLUMN record_image SET COMPRESSION lz4;
@@ -2786,6 +2864,7 @@ GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_a
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_snapshot;
+GRANT ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_audit;
@@ -2916,7 +2995,6 @@ GRANT USAGE ON SEQUENCE crm_relay.change_seq TO crm_relay_capture;
 REVOKE ALL ON FUNCTION crm_relay."only"(image json, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.access_now(module text, id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.access_of_record(module text, id text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.actor(watched crm_relay.module, old_image json, new_image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.add_triggers(target regclass, module text, part_of text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.base_of(type oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.changes_since(cursor text) FROM PUBLIC;
@@ -2929,6 +3007,7 @@ REVOKE ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, 
 REVOKE ALL ON FUNCTION crm_relay.fingerprint(function oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.image(record anyelement) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_private(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) FROM PUBLIC;
@@ -2937,6 +3016,7 @@ REVOKE ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) FROM PUBL
 REVOKE ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.narrowed(images json[], hidden text[], shown text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.owner_of(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) FROM PUBLIC;
@@ -2975,6 +3055,7 @@ REVOKE ALL ON FUNCTION crm_relay.watch(target regclass, module text, event text,
 REVOKE ALL ON FUNCTION crm_relay.watch_call(watched crm_relay.module, relation text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.watch_command(relation regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.without(image json, columns text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.without_nulls(image json, columns text[]) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE crm_relay.in_short_transaction(IN command text, IN about text) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE crm_relay.unwatch_all() FROM PUBLIC;
 REVOKE ALL ON PROCEDURE crm_relay.watch_crm(IN crm_schema text) FROM PUBLIC;
