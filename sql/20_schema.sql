@@ -65,10 +65,10 @@ comment on column crm_relay.module.key_columns is 'the columns that make a recor
 comment on column crm_relay.module.access_columns is 'columns that decide who may see a record and in which scope rooms it is';
 comment on column crm_relay.module.hidden_columns is 'columns that never leave the table: in no journal row, event or log';
 comment on column crm_relay.module.quiet_columns is 'columns whose change alone is no event';
-comment on column crm_relay.module.created_by_columns is 'on insert the actor is the first of these that is not null';
-comment on column crm_relay.module.modified_by_column is 'on update the actor, if this update changed it or the version column';
-comment on column crm_relay.module.version_column is 'counts the updates of a record';
-comment on column crm_relay.module.deleted_by_column is 'on a soft delete the actor, if this update set it';
+comment on column crm_relay.module.created_by_columns is 'those of created_by and user_id that the table has: on insert the actor is the first that is not null; capture() goes by the names';
+comment on column crm_relay.module.modified_by_column is 'last_modified_by, if the table has it: on update the actor, if this update changed it or the version; capture() goes by the name';
+comment on column crm_relay.module.version_column is 'version, if the table has it, which counts the updates of a record; capture() goes by the name';
+comment on column crm_relay.module.deleted_by_column is 'deleted_by, if the table has it: on a soft delete the actor, if this update set it; capture() goes by the name';
 comment on column crm_relay.module.large_from is
   'a column that an update leaves as it was is left out of the images from this many bytes on';
 comment on column crm_relay.module.part_of is 'the module whose records this table''s rows belong to; null for a table of its own';

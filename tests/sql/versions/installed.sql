@@ -725,10 +725,10 @@ COMMENT ON COLUMN crm_relay.module.key_columns IS 'the columns that make a recor
 COMMENT ON COLUMN crm_relay.module.access_columns IS 'columns that decide who may see a record and in which scope rooms it is';
 COMMENT ON COLUMN crm_relay.module.hidden_columns IS 'columns that never leave the table: in no journal row, event or log';
 COMMENT ON COLUMN crm_relay.module.quiet_columns IS 'columns whose change alone is no event';
-COMMENT ON COLUMN crm_relay.module.created_by_columns IS 'on insert the actor is the first of these that is not null';
-COMMENT ON COLUMN crm_relay.module.modified_by_column IS 'on update the actor, if this update changed it or the version column';
-COMMENT ON COLUMN crm_relay.module.version_column IS 'counts the updates of a record';
-COMMENT ON COLUMN crm_relay.module.deleted_by_column IS 'on a soft delete the actor, if this update set it';
+COMMENT ON COLUMN crm_relay.module.created_by_columns IS 'those of created_by and user_id that the table has: on insert the actor is the first that is not null; capture() goes by the names';
+COMMENT ON COLUMN crm_relay.module.modified_by_column IS 'last_modified_by, if the table has it: on update the actor, if this update changed it or the version; capture() goes by the name';
+COMMENT ON COLUMN crm_relay.module.version_column IS 'version, if the table has it, which counts the updates of a record; capture() goes by the name';
+COMMENT ON COLUMN crm_relay.module.deleted_by_column IS 'deleted_by, if the table has it: on a soft delete the actor, if this update set it; capture() goes by the name';
 COMMENT ON COLUMN crm_relay.module.large_from IS 'a column that an update leaves as it was is left out of the images from this many bytes on';
 COMMENT ON COLUMN crm_relay.module.part_of IS 'the module whose records this table''s rows belong to; null for a table of its own';
 COMMENT ON COLUMN crm_relay.module.part_link IS 'the column of that module''s table that names the row of this one';
