@@ -44,12 +44,10 @@ pub const GROWTH: Line = (
     "growth",
     "CPU per change with 10,000 connections in 10,000 rooms within 20 % of that with 10 in 10; a poll's cost the same with 10 million journal rows as with 10 thousand, and with a transaction open for an hour as without",
 );
-#[allow(dead_code, reason = "measured by a part that is yet to come")]
 pub const WRITERS: Line = (
     "the writers' cost, adaptive doorbell, alternating with triggers off in one run: one row of 22 columns by 8 clients",
     "at least 0.75 of the throughput without triggers, journal complete with index, partitions and rights (0.50 is what plain NOTIFY without a journal leaves); one client at least 0.88; one statement over 1,000 rows at most 6 times without",
 );
-#[allow(dead_code, reason = "measured by a part that is yet to come")]
 pub const WIDE: Line = (
     "the same for a wide row (five 35 KB jsonb columns unchanged, one price edited)",
     "at least 0.50 (full images leave 0.04), WAL per edit at most 2 KB, no change of a large column ever missed, also one made by a before trigger",

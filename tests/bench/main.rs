@@ -23,6 +23,7 @@ mod statements;
 mod storm;
 mod sustained;
 mod table;
+mod writers;
 
 use std::pin::Pin;
 
@@ -50,6 +51,7 @@ const PARTS: &[Part] = &[
     Part { name: "sustained", goals: &[goals::SUSTAINED], run: |quick| Box::pin(sustained::run(quick)) },
     Part { name: "catch_up", goals: &[goals::CATCH_UP], run: |quick| Box::pin(catch_up::run(quick)) },
     Part { name: "growth", goals: &[goals::GROWTH], run: |quick| Box::pin(growth::run(quick)) },
+    Part { name: "writers", goals: &[goals::WRITERS, goals::WIDE], run: |quick| Box::pin(writers::run(quick)) },
     Part { name: "start", goals: &[goals::START], run: |quick| Box::pin(start::run(quick)) },
 ];
 
