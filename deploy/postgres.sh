@@ -58,7 +58,10 @@ run() {
   stop() {
     trap - EXIT INT TERM HUP
     # how it ends does not matter here: what follows must be done
-    if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null && wait "$child" 2>/dev/null || true; fi
+    if [ -n "$child" ]; then
+      kill -TERM "$child" 2>/dev/null || true
+      wait "$child" 2>/dev/null || true
+    fi
     as_server "$PG_BIN/pg_ctl" -D "$directory/data" -m immediate -w stop >/dev/null 2>&1 || true
     rm -rf "$directory"
   }
