@@ -247,7 +247,9 @@ async fn readiness_tells_why_not() {
     let told: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(told["status"], "unready", "{body}");
     assert!(public.contains(&told["reason"].as_str().unwrap()), "{body}");
-    relay.logged("could not connect to Postgres at").await;
+    relay
+        .logged("reason=could not connect to Postgres at")
+        .await;
     let (status, body) = relay.get("/readyz", OPERATOR).await;
     assert_eq!(status, 503);
     assert!(body.contains(&cluster.port().to_string()), "{body}");
