@@ -4,7 +4,7 @@
 use crm_relay::deflate::{deflate, inflate};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::contract;
@@ -45,9 +45,11 @@ impl Came {
 impl Raw {
     /// A WebSocket with these offers; what was agreed upon.
     async fn connect(relay: &Relay, offers: &str) -> (Raw, Option<String>) {
-        let stream = TcpStream::connect(relay.address()).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = socket.connect(relay.address().parse().unwrap()).await;
         let mut raw = Raw {
-            stream,
+            stream: stream.unwrap(),
             bytes: Vec::new(),
         };
         let handshake = format!(
@@ -267,4 +269,35 @@ async fn it_can_be_switched_off() {
     raw.subscribe(&rooms()).await;
     records(&database).await;
     assert!(!raw.of("ESCROW_CREATED").await.is_compressed());
+}
+
+#[tokio::test]
+async fn who_reads_late_gets_each_frame_whole_and_is_not_taken_for_slow_afterwards() {
+    let database = Database::create().await;
+    let lead = format!("insert into leads (id) values ('{LISTING}')");
+    database.execute(&lead).await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_QUEUE_BYTES", "45000000");
+    })
+    .await;
+    let (mut raw, _) = Raw::connect(&relay, OFFER).await;
+    raw.subscribe(&[format!("leads:{LISTING}")]).await;
+    // more than the sockets hold, so that writes end within frames; and in all more than may wait
+    for round in 0..2 {
+        for step in 1..=100 {
+            let notes = format!(
+                "update leads set number_of_contacts = {step}, notes =
+                   (select string_agg(md5('{round} {step} ' || n), '') from generate_series(1, 6000) n)
+                  where id = '{LISTING}'"
+            );
+            database.execute(&notes).await;
+        }
+        for step in 1..=100 {
+            let came = raw.frame().await;
+            assert!(came.is_compressed());
+            let event = came.json();
+            assert_eq!(event["type"], "LEAD_UPDATED", "{round}: {event}");
+            assert_eq!(event["data"]["number_of_contacts"], step);
+        }
+    }
 }
