@@ -1,7 +1,7 @@
 -- the trigger: what it writes, who it names, and that nothing makes it raise
 
 begin;
-select plan(49);
+select plan(50);
 
 create function pg_temp.last(wanted text) returns text language plpgsql as $$
 declare
@@ -159,6 +159,13 @@ select is(pg_temp.last('action'), 'truncated', 'it is told as an upheaval of its
 delete from crm_relay.module where module = 'moods';
 select lives_ok($$ insert into moods values (2, 'fine') $$, 'a trigger that sees no registry row stops nobody');
 select is(pg_temp.last('action') || ' ' || pg_temp.last('module'), 'truncated moods', 'and says that something changed');
+
+-- a large column that stands first, and its name once more in a value that must be told as it is
+create table nested (body jsonb, id int primary key, rule json, number int);
+select crm_relay.watch('nested', access_columns => '{rule}');
+insert into nested values (pg_temp.large('a'), 1, '{"a":1,"body":null}', 7);
+update nested set number = 8;
+select is(pg_temp.last('new_image'), '{"id":1,"rule":{"a":1,"body":null},"number":8}', 'a column is left out where it is one, and not where its name stands in a value');
 
 -- names that changed since
 create table renamed (id int primary key, password_hash text, note text);

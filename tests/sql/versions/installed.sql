@@ -173,7 +173,7 @@ begin
               set_config('array_nulls', 'on', true);
     end if;
     -- something is stored out of line, and may be left there
-    if tg_op = 'UPDATE' and pg_column_size(new) > 8000 then
+    if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then
       select json_object_agg(a.attname, null) filter (where l.is_large), json_object_agg(a.attname, null) filter (where not l.is_large),
              array_agg(a.attname) filter (where l.is_large)
         into large, others, unchanged
@@ -2399,10 +2399,14 @@ declare
   expected integer := length(rest);
 begin
   foreach column_name in array columns loop
+    -- the first one has no comma before it: what would be found is a value's
+    if starts_with(rest, '{' || to_json(column_name)::text || ':') then
+      return crm_relay.without(image, columns);
+    end if;
     expected := expected - length(to_json(column_name)::text) - 6;
     rest := replace(rest, ',' || to_json(column_name)::text || ':null', '');
   end loop;
-  -- it was the first one, or stands in a value, too
+  -- it stands in a value, too
   if length(rest) <> expected then
     return crm_relay.without(image, columns);
   end if;
