@@ -158,11 +158,12 @@ impl Canary {
         let sought = format!("\"beat\":{beat},");
         let mut frames = VecDeque::new();
         loop {
-            self.outbox.take(&mut frames);
             let mut found = false;
-            for frame in frames.drain(..) {
-                self.outbox.written(frame.size(), 1);
-                found |= String::from_utf8_lossy(frame.payload()).contains(&sought);
+            while self.outbox.take(&mut frames) {
+                for frame in frames.drain(..) {
+                    self.outbox.written(frame.size(), 1);
+                    found |= String::from_utf8_lossy(frame.payload()).contains(&sought);
+                }
             }
             if found {
                 return Ok(());

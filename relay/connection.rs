@@ -1,12 +1,11 @@
 //! One client: its frames in, its outbox out.
 //!
 //! A task of its own drives each socket. It holds no buffer while nothing is said: what arrives is
-//! read into the stack, what leaves is shared with all others who get it. All that waits goes out in
-//! one vectored write. What is done once or seldom is boxed, so that the task of a silent client is no larger
-//! than it must be to wait.
+//! read into the stack, what leaves is shared with all others who get it. What is done once or seldom is
+//! boxed, so that the task of a silent client is no larger than it must be to wait.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::frame::{self, Decoder, Frame, Message, Violation};
+use crate::frame::{self, Decoder, Message, Violation};
 use crate::gate::{Admitted, Gate, NotAdmitted};
 use crate::history::History;
 use crate::metrics::Metrics;
@@ -52,13 +51,6 @@ const MOST_BAD_FRAMES: u32 = 16;
 
 /// Requests above what a connection may do, after which it is closed.
 const MOST_EXCESS: u32 = 64;
-
-/// Most frames in one write; Linux takes 1024 (`IOV_MAX`).
-const FRAMES_A_WRITE: usize = 64;
-
-/// Bytes after which nothing more is added to a write: a socket takes little more, and what is to be
-/// compressed is so in this task.
-const BYTES_A_WRITE: usize = 256 * 1024;
 
 /// Bytes read at once.
 const READ_AT_ONCE: usize = 16 * 1024;
@@ -118,15 +110,9 @@ pub struct Arrived {
 /// One client's connection after the WebSocket handshake.
 pub struct Connection {
     shared: Arc<Shared>,
-    stream: Socket,
+    stream: Arc<Socket>,
     decoder: Decoder,
     outbox: Arc<Outbox>,
-    /// Taken from the outbox.
-    leaving: VecDeque<Frame>,
-    /// Bytes of the first of them that are written already.
-    begun: usize,
-    /// Whether compression was agreed upon.
-    compresses: bool,
     member: Member,
     session: Uuid,
     peer: IpAddr,
@@ -147,11 +133,8 @@ pub struct Connection {
     violation: Option<Violation>,
     looking_up: Option<BoxFuture<'static, LookedUp>>,
     heard_at: Instant,
-    /// Pings and pongs, which the client's own code does not see.
-    unseen: u64,
     bad_frames: u32,
     frames_in: u64,
-    frames_out: u64,
 }
 
 /// A good token: whose, and until when.
@@ -200,16 +183,15 @@ impl Connection {
             compresses,
         } = arrived;
         let decoder = Decoder::new(protocol::LARGEST_MESSAGE);
+        let stream = Arc::new(stream);
+        let outbox = Outbox::leading_to(stream.clone(), compresses, shared.queue_bytes);
         Box::new(Connection {
-            outbox: Arc::new(Outbox::new(shared.queue_bytes)),
+            outbox: Arc::new(outbox),
             stream,
             decoder: match compresses {
                 true => decoder.inflating(),
                 false => decoder,
             },
-            leaving: VecDeque::new(),
-            begun: 0,
-            compresses,
             member,
             session: Uuid::new_v4(),
             peer,
@@ -225,10 +207,8 @@ impl Connection {
             violation: None,
             looking_up: None,
             heard_at: Instant::now(),
-            unseen: 0,
             bad_frames: 0,
             frames_in: 0,
-            frames_out: 0,
             shared,
         })
     }
@@ -277,7 +257,7 @@ impl Connection {
             reason,
             seconds = began.elapsed().as_secs_f64(),
             frames_in = self.frames_in,
-            frames_out = self.frames_out,
+            frames_out = self.outbox.frames_written(),
             rooms = self.rooms,
             "disconnected"
         );
@@ -286,13 +266,17 @@ impl Connection {
     /// Until one side wants to go; Ok if a farewell can still be said.
     async fn serve(&mut self, began: Instant) -> io::Result<()> {
         let beat = self.shared.heartbeat;
-        let mut deadline = began + HELLO_WITHIN;
+        let mut beat_at = began + beat;
         let mut ping_at = began + beat;
         let mut pass_at = None;
-        let mut said = 0;
+        let mut is_full = false;
         let stopping = self.shared.stopping.clone();
         loop {
             let outbox = self.outbox.clone();
+            let deadline = match self.welcomed {
+                true => beat_at,
+                false => began + HELLO_WITHIN,
+            };
             // one timer for all: each takes more than what it is for
             let next = deadline.min(ping_at).min(pass_at.unwrap_or(deadline));
             tokio::select! {
@@ -311,13 +295,15 @@ impl Connection {
                         return Ok(());
                     }
                 }
-                () = outbox.filled() => self.outbox.take(&mut self.leaving),
-                writable = self.stream.writable(), if !self.leaving.is_empty() || self.stream.has_unsent() => writable?,
+                () = outbox.filled() => {}
+                writable = self.stream.writable(), if is_full => writable?,
                 () = sleep_until(next) => {
                     let now = Instant::now();
-                    if deadline <= now && self.welcomed {
-                        self.beat();
-                        deadline = now + beat;
+                    if self.welcomed {
+                        if self.outbox.told_at() + beat <= now {
+                            self.beat();
+                        }
+                        beat_at = self.outbox.told_at() + beat;
                     } else if deadline <= now {
                         self.outbox.close(Close::NO_HELLO);
                     }
@@ -328,7 +314,7 @@ impl Connection {
                         if self.looking_up.is_none() && self.heard_at.elapsed() >= beat * 2 {
                             return Err(io::Error::new(io::ErrorKind::TimedOut, "silent for two beats"));
                         }
-                        self.unseen += u64::from(self.outbox.push(frame::ping(b"")));
+                        self.outbox.push(frame::ping(b""));
                     }
                     if pass_at.is_some_and(|at| at <= now) {
                         pass_at = self.check_pass();
@@ -336,17 +322,12 @@ impl Connection {
                 }
                 () = stopping.cancelled(), if self.outbox.closed().is_none() => self.outbox.close(Close::GOING_AWAY),
             }
-            self.write()?;
+            is_full = !self.outbox.write()?;
             if self.outbox.closed().is_some() {
                 return Ok(());
             }
             if pass_at.is_none() {
                 pass_at = self.check_pass();
-            }
-            let frames = self.outbox.pushed() - self.unseen;
-            if self.welcomed && frames != said {
-                said = frames;
-                deadline = Instant::now() + beat;
             }
         }
     }
@@ -411,7 +392,7 @@ impl Connection {
                     .await
                 }
                 Message::Ping(payload) => {
-                    self.unseen += u64::from(self.outbox.push(frame::pong(&payload)));
+                    self.outbox.push(frame::pong(&payload));
                 }
                 Message::Pong => {}
                 Message::Close(close) => {
@@ -701,78 +682,18 @@ impl Connection {
         self.say(&json!({"type": "heartbeat", "timestamp": now, "cursor": &**self.shared.cursor.borrow()}));
     }
 
-    /// Writes what the socket takes without waiting, many frames at a time.
-    fn write(&mut self) -> io::Result<()> {
-        match self.stream.flush() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            flushed => flushed?,
-        }
-        if self.leaving.is_empty() {
-            self.outbox.take(&mut self.leaving);
-        }
-        while !self.leaving.is_empty() {
-            let mut slices = [IoSlice::new(&[]); FRAMES_A_WRITE];
-            let mut count = 0;
-            let mut bytes = 0;
-            let mut begun = self.begun;
-            for (slice, frame) in slices.iter_mut().zip(&self.leaving) {
-                let rest = &on_the_wire(frame, self.compresses)[begun..];
-                *slice = IoSlice::new(rest);
-                begun = 0;
-                count += 1;
-                bytes += rest.len();
-                if bytes >= BYTES_A_WRITE {
-                    break;
-                }
-            }
-            match self.stream.try_write_vectored(&slices[..count]) {
-                Ok(written) => self.forget(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        if self.leaving.capacity() > FRAMES_A_WRITE {
-            self.leaving = VecDeque::new();
-        }
-        Ok(())
-    }
-
-    /// Lets go of frames that are written.
-    fn forget(&mut self, written: usize) {
-        self.begun += written;
-        let (mut bytes, mut frames) = (0, 0);
-        while let Some(first) = self.leaving.front() {
-            let size = on_the_wire(first, self.compresses).len();
-            if self.begun < size {
-                break;
-            }
-            self.begun -= size;
-            bytes += first.size();
-            frames += 1;
-            self.leaving.pop_front();
-        }
-        self.frames_out += frames as u64;
-        self.outbox.written(bytes, frames);
-    }
-
     /// The last frames and the closing handshake (RFC 6455, section 7.1.1), as far as the client lets.
     async fn part(&mut self) -> io::Result<()> {
-        self.outbox.take(&mut self.leaving);
         let closed = self.outbox.closed();
-        let mut within = CLOSE_WITHIN;
-        if closed == Some(Close::TOO_SLOW) {
-            // of what waits only a frame that is begun must be ended
-            self.leaving.truncate(1);
-            within = SLOW_CLOSE_WITHIN;
+        let within = match closed {
+            Some(Close::TOO_SLOW) => SLOW_CLOSE_WITHIN,
+            _ => CLOSE_WITHIN,
+        };
+        if let Some(close) = closed {
+            self.outbox.part(frame::close(close.code, close.reason));
         }
-        let last = closed.map(|close| frame::close(close.code, close.reason));
-        self.leaving.extend(last);
         let farewell = async {
-            loop {
-                self.write()?;
-                if self.leaving.is_empty() && !self.stream.has_unsent() {
-                    break;
-                }
+            while !self.outbox.write()? {
                 self.stream.writable().await?;
             }
             // closing with unread bytes would reset the connection and lose the close frame
@@ -790,13 +711,6 @@ impl Connection {
         };
         // a client that does not finish is left
         timeout(within, farewell).await.unwrap_or(Ok(()))
-    }
-}
-
-fn on_the_wire(frame: &Frame, compresses: bool) -> &[u8] {
-    match compresses {
-        true => frame.compressed(),
-        false => frame.plain(),
     }
 }
 
@@ -880,7 +794,7 @@ mod tests {
         rooms.try_send(Command::Leave { member: 1 }).unwrap();
         let close = masked(0x8, &1000_u16.to_be_bytes());
         client.write_all(&close).await.unwrap();
-        while outbox.pushed() == 1 && outbox.closed().is_none() {
+        while outbox.closed().is_none() {
             tokio::task::yield_now().await;
         }
         outbox.push(frame::text(b"late"));

@@ -63,6 +63,11 @@ impl Frame {
         &self.0.plain[header..]
     }
 
+    /// Whether it is of the protocol itself (section 5.5): a client's own code does not see it.
+    pub fn is_control(&self) -> bool {
+        self.0.plain[0] & 0x8 != 0
+    }
+
     /// Bytes of the plain frame.
     pub fn size(&self) -> usize {
         self.0.plain.len()

@@ -1,15 +1,32 @@
 //! What waits for one connection: a queue of whole frames, bounded in bytes.
 //!
-//! Whoever has something for a connection puts it here and goes on; the connection's own task takes
-//! it out at the pace of its socket. A connection that does not keep up loses its queue and is
-//! closed with 4508: it slows no one else, and comes back with its cursor.
+//! Whoever has something for a connection puts it here and goes on; it is taken out at the pace of the
+//! connection's socket. A connection that does not keep up loses its queue and is closed with 4508: it
+//! slows no one else, and comes back with its cursor.
+//!
+//! All that waits goes out in one vectored write, of whoever comes first: what the connection itself has to
+//! say is written by its task, what many get by few tasks of the [`Post`]. A socket that takes no more is
+//! left to the connection's task, which waits for it.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::frame::Frame;
+use crate::socket::Socket;
+
+/// Most frames in one write; Linux takes 1024 (`IOV_MAX`).
+const FRAMES_A_WRITE: usize = 64;
+
+/// Bytes after which nothing more is added to a write: a socket takes little more, and what is to be
+/// compressed is so by who writes.
+const BYTES_A_WRITE: usize = 256 * 1024;
+
+/// Outboxes that one task of the post empties, one after the other.
+const OUTBOXES_A_ROUND: usize = 64;
 
 /// Why a connection ends: the close code and reason that its client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,64 +110,115 @@ impl Close {
 
 const BY_CLIENT: &str = "closed by the client";
 
-/// The queue of one connection; shared by the rooms, which fill it, and the connection's task.
+/// The queue of one connection; shared by the rooms, which fill it, and whoever empties it.
 #[derive(Debug)]
 pub struct Outbox {
     queue: Mutex<Queue>,
     filled: Notify,
     limit: usize,
+    exit: Option<Exit>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     frames: VecDeque<Frame>,
-    /// Bytes, as plain frames, in `frames` and in what the connection took and has not written yet.
+    /// Bytes, as plain frames, in `frames` and in what was taken and is not written yet.
     bytes: usize,
-    /// Frames that were ever put in.
-    pushed: u64,
+    /// Whether somebody is on the way who will take what waits.
+    is_tended: bool,
+    /// When something was last put in that the client's code will see.
+    told_at: Instant,
     closed: Option<Close>,
 }
 
+/// Where it leads. Locked for as long as somebody writes: frames stay in order, and whoever puts something
+/// in need not wait.
+#[derive(Debug)]
+struct Exit {
+    socket: Arc<Socket>,
+    compresses: bool,
+    leaving: Mutex<Leaving>,
+}
+
+/// Taken out, and not written yet.
+#[derive(Debug, Default)]
+struct Leaving {
+    frames: VecDeque<Frame>,
+    /// Bytes of the first of them that are written already.
+    begun: usize,
+    /// Frames that were ever written.
+    written: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // nothing that is done under these locks leaves half a change behind
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Outbox {
-    /// At most `limit` bytes wait (and one frame more, so that a frame of any size can pass).
+    /// At most `limit` bytes wait (and one frame more, so that a frame of any size can pass), until
+    /// somebody takes them.
     pub fn new(limit: usize) -> Outbox {
+        let queue = Queue {
+            frames: VecDeque::new(),
+            bytes: 0,
+            is_tended: false,
+            told_at: Instant::now(),
+            closed: None,
+        };
         Outbox {
-            queue: Mutex::default(),
+            queue: Mutex::new(queue),
             filled: Notify::new(),
             limit,
+            exit: None,
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        // nothing inside can panic, so the lock cannot be poisoned by a half-made change
-        self.queue
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// The same, and it leads to a socket.
+    pub fn leading_to(socket: Arc<Socket>, compresses: bool, limit: usize) -> Outbox {
+        let exit = Exit {
+            socket,
+            compresses,
+            leaving: Mutex::default(),
+        };
+        Outbox {
+            exit: Some(exit),
+            ..Outbox::new(limit)
+        }
     }
 
     /// Puts a frame behind those that wait; false if the connection is closed, or closes by this.
     pub fn push(&self, frame: Frame) -> bool {
-        let mut queue = self.queue();
+        let put = self.put(frame);
+        if put == Some(true) {
+            self.filled.notify_one();
+        }
+        put.is_some()
+    }
+
+    /// The same; whether somebody has to be sent for it, None if the connection is closed.
+    fn put(&self, frame: Frame) -> Option<bool> {
+        let mut queue = lock(&self.queue);
         if queue.closed.is_some() {
-            return false;
+            return None;
         }
         if queue.bytes > self.limit {
             drop(queue);
             self.close(Close::TOO_SLOW);
-            return false;
+            return None;
         }
         queue.bytes += cost(&frame);
-        queue.pushed += 1;
+        if !frame.is_control() {
+            queue.told_at = Instant::now();
+        }
         queue.frames.push_back(frame);
-        drop(queue);
-        self.filled.notify_one();
-        true
+        Some(!std::mem::replace(&mut queue.is_tended, true))
     }
 
     /// Puts what a client missed behind what waits, all at once. It was asked for, and whoever put it
     /// together has bounded it, so it does not make the connection too slow by itself.
     pub fn push_all(&self, frames: Vec<Frame>) {
-        let mut queue = self.queue();
+        let mut queue = lock(&self.queue);
         if queue.bytes > self.limit {
             // whoever asks again and again without reading is too slow like anybody
             drop(queue);
@@ -159,21 +227,22 @@ impl Outbox {
         }
         if queue.closed.is_none() {
             queue.bytes += frames.iter().map(cost).sum::<usize>();
-            queue.pushed += frames.len() as u64;
+            queue.told_at = Instant::now();
             queue.frames.extend(frames);
+            queue.is_tended = true;
         }
         drop(queue);
         self.filled.notify_one();
     }
 
-    /// How many frames were ever put in.
-    pub fn pushed(&self) -> u64 {
-        self.queue().pushed
+    /// When something was last put in that the client's own code will see; at first, when it came.
+    pub fn told_at(&self) -> Instant {
+        lock(&self.queue).told_at
     }
 
     /// How many bytes wait.
     pub fn bytes(&self) -> usize {
-        self.queue().bytes
+        lock(&self.queue).bytes
     }
 
     /// Most bytes that may wait.
@@ -184,7 +253,7 @@ impl Outbox {
     /// Ends the connection; the first reason counts. What waits still goes out, except when it
     /// waits because the client is too slow.
     pub fn close(&self, close: Close) {
-        let mut queue = self.queue();
+        let mut queue = lock(&self.queue);
         if queue.closed.is_some() {
             return;
         }
@@ -198,28 +267,118 @@ impl Outbox {
 
     /// Why the connection ends, if it does.
     pub fn closed(&self) -> Option<Close> {
-        self.queue().closed
+        lock(&self.queue).closed
     }
 
-    /// Waits until there is something to take.
+    /// Waits until there is something to take that nobody else does, or the connection ends.
     pub async fn filled(&self) {
         self.filled.notified().await;
     }
 
-    /// Moves all that waits to the end of `taken`.
-    pub fn take(&self, taken: &mut VecDeque<Frame>) {
-        let mut queue = self.queue();
+    /// Moves all that waits to the end of `taken`; false if nothing does. Only then is somebody woken
+    /// again for what comes.
+    pub fn take(&self, taken: &mut VecDeque<Frame>) -> bool {
+        let mut queue = lock(&self.queue);
+        if queue.frames.is_empty() {
+            queue.is_tended = false;
+            return false;
+        }
         if taken.is_empty() {
             std::mem::swap(taken, &mut queue.frames);
         } else {
             taken.append(&mut queue.frames);
         }
+        true
     }
 
     /// Tells that so many frames of what was taken are written, of so many bytes as plain ones.
     pub fn written(&self, bytes: usize, frames: usize) {
-        let mut queue = self.queue();
+        let mut queue = lock(&self.queue);
         queue.bytes = queue.bytes.saturating_sub(bytes + frames * FRAME_COST);
+    }
+
+    /// Writes what the socket takes without waiting, many frames at a time; false if it must be waited for.
+    pub fn write(&self) -> io::Result<bool> {
+        let Some(exit) = &self.exit else {
+            return Ok(true);
+        };
+        let mut leaving = lock(&exit.leaving);
+        if !exit.socket.flush()? {
+            return Ok(false);
+        }
+        while !leaving.frames.is_empty() || self.take(&mut leaving.frames) {
+            let mut slices = [IoSlice::new(&[]); FRAMES_A_WRITE];
+            let mut count = 0;
+            let mut bytes = 0;
+            let mut begun = leaving.begun;
+            for (slice, frame) in slices.iter_mut().zip(&leaving.frames) {
+                let rest = &exit.form(frame)[begun..];
+                *slice = IoSlice::new(rest);
+                begun = 0;
+                count += 1;
+                bytes += rest.len();
+                if bytes >= BYTES_A_WRITE {
+                    break;
+                }
+            }
+            match exit.socket.try_write(&slices[..count]) {
+                Ok(written) => self.forget(exit, &mut leaving, written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        if leaving.frames.capacity() > FRAMES_A_WRITE {
+            leaving.frames = VecDeque::new();
+        }
+        exit.socket.flush()
+    }
+
+    /// Lets go of frames that are written.
+    fn forget(&self, exit: &Exit, leaving: &mut Leaving, written: usize) {
+        leaving.begun += written;
+        let (mut bytes, mut frames) = (0, 0);
+        while let Some(first) = leaving.frames.front() {
+            let size = exit.form(first).len();
+            if leaving.begun < size {
+                break;
+            }
+            leaving.begun -= size;
+            bytes += first.size();
+            frames += 1;
+            leaving.frames.pop_front();
+        }
+        leaving.written += frames as u64;
+        self.written(bytes, frames);
+    }
+
+    /// Puts the last frame behind all that waits; of a client that is too slow only a frame that is begun
+    /// goes before it.
+    pub fn part(&self, last: Frame) {
+        let Some(exit) = &self.exit else {
+            return;
+        };
+        let mut leaving = lock(&exit.leaving);
+        self.take(&mut leaving.frames);
+        if self.closed() == Some(Close::TOO_SLOW) {
+            leaving.frames.truncate(1);
+        }
+        leaving.frames.push_back(last);
+    }
+
+    /// How many frames were ever written.
+    pub fn frames_written(&self) -> u64 {
+        let leaving = self.exit.as_ref().map(|exit| lock(&exit.leaving));
+        leaving.map_or(0, |leaving| leaving.written)
+    }
+}
+
+impl Exit {
+    /// A frame as it goes out here.
+    fn form<'a>(&self, frame: &'a Frame) -> &'a [u8] {
+        match self.compresses {
+            true => frame.compressed(),
+            false => frame.plain(),
+        }
     }
 }
 
@@ -228,6 +387,45 @@ const FRAME_COST: usize = 100;
 
 fn cost(frame: &Frame) -> usize {
     frame.size() + FRAME_COST
+}
+
+/// Outboxes with something for which nobody is on the way yet: few tasks empty many of them. To wake each
+/// connection's task costs as much as what it then writes.
+#[derive(Debug, Default)]
+pub struct Post {
+    waiting: Vec<Arc<Outbox>>,
+}
+
+impl Post {
+    /// Puts a frame into an outbox; see [`Outbox::push`].
+    pub fn put(&mut self, outbox: &Arc<Outbox>, frame: Frame) {
+        if outbox.put(frame) != Some(true) {
+            return;
+        }
+        if outbox.exit.is_none() {
+            return outbox.filled.notify_one();
+        }
+        self.waiting.push(outbox.clone());
+        if self.waiting.len() >= OUTBOXES_A_ROUND {
+            self.send();
+        }
+    }
+
+    /// Has all of them written.
+    pub fn send(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let round = std::mem::take(&mut self.waiting);
+        tokio::spawn(async move {
+            for outbox in round {
+                // the connection's own task waits for the socket, or finds out what is wrong with it
+                if !matches!(outbox.write(), Ok(true)) {
+                    outbox.filled.notify_one();
+                }
+            }
+        });
+    }
 }
 
 #[cfg(test)]
@@ -291,5 +489,82 @@ mod tests {
         outbox.close(Close::TOO_SLOW);
         assert_eq!(outbox.closed(), Some(Close::GOING_AWAY));
         assert_eq!(frames(&outbox), 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_is_woken_again_only_when_they_found_nothing() {
+        let outbox = Outbox::new(1000);
+        let is_woken = || tokio::time::timeout(std::time::Duration::ZERO, outbox.filled());
+        let mut taken = VecDeque::new();
+        outbox.push(frame::text(b"one"));
+        assert!(is_woken().await.is_ok());
+        assert!(outbox.take(&mut taken));
+        outbox.push(frame::text(b"two"));
+        assert!(is_woken().await.is_err(), "they come by anyway");
+        assert!(outbox.take(&mut taken));
+        assert!(!outbox.take(&mut taken));
+        outbox.push(frame::text(b"three"));
+        assert!(is_woken().await.is_ok());
+        assert_eq!(taken.len(), 2);
+    }
+
+    /// Frames of many sizes from the post and from the connection's own task, at once, to a client that
+    /// is slower: each whole, in order, none lost, and at the end nothing is counted as waiting.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn whoever_writes_frames_stay_whole_and_in_order() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+        let (mut client, accepted) = tokio::try_join!(client, listener.accept()).unwrap();
+        let socket = Arc::new(Socket::from(accepted.0));
+        let outbox = Arc::new(Outbox::leading_to(socket.clone(), false, usize::MAX));
+        let sent: Vec<Vec<u8>> = (0..4000_usize)
+            .map(|number| format!("{number:<width$}", width = number * 7 % 9000).into_bytes())
+            .collect();
+        let expected: Vec<u8> = sent
+            .iter()
+            .flat_map(|text| frame::text(text).plain().to_vec())
+            .collect();
+        let task = tokio::spawn({
+            let outbox = outbox.clone();
+            async move {
+                loop {
+                    match outbox.write().unwrap() {
+                        true => outbox.filled().await,
+                        false => socket.writable().await.unwrap(),
+                    }
+                }
+            }
+        });
+        tokio::spawn({
+            let outbox = outbox.clone();
+            async move {
+                for (number, texts) in sent.chunks(3).enumerate() {
+                    let mut post = Post::default();
+                    for text in texts {
+                        match number % 5 {
+                            0 => _ = outbox.push(frame::text(text)),
+                            _ => post.put(&outbox, frame::text(text)),
+                        }
+                    }
+                    post.send();
+                    if number % 16 == 0 {
+                        tokio::time::sleep(std::time::Duration::from_micros(300)).await;
+                    }
+                }
+            }
+        });
+        let mut read = vec![0; expected.len()];
+        let reading = tokio::io::AsyncReadExt::read_exact(&mut client, &mut read);
+        let within = std::time::Duration::from_secs(60);
+        tokio::time::timeout(within, reading)
+            .await
+            .expect("all comes")
+            .unwrap();
+        assert!(read == expected);
+        while outbox.bytes() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(outbox.frames_written(), 4000);
+        task.abort();
     }
 }

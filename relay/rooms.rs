@@ -16,6 +16,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -45,15 +46,15 @@ const ASKED_AHEAD: usize = 1000;
 
 /// All rooms and their members.
 pub struct Rooms {
-    rooms: HashMap<Arc<str>, HashSet<Member>>,
-    members: HashMap<Member, Membership>,
+    rooms: HashMap<Arc<str>, FxHashSet<Member>>,
+    members: FxHashMap<Member, Membership>,
     recent: Recent,
     /// Whether it holds what was told before this relay began, or as much of that as it ever will.
     remembers: bool,
     cursor: watch::Sender<Arc<str>>,
     /// By record's room the members that were told a snapshot lately, and its `seq`: what a throttle
     /// held back is in it already.
-    fresh: HashMap<Arc<str>, HashMap<Member, u64>>,
+    fresh: HashMap<Arc<str>, FxHashMap<Member, u64>>,
     /// Subscriptions that were granted at moments that the reader has yet to come to, or that came before
     /// memory was filled.
     ahead: Vec<Subscribe>,
@@ -107,7 +108,7 @@ impl Rooms {
     pub fn new(cursor: watch::Sender<Arc<str>>, look: Arc<Notify>, bounds: Bounds) -> Rooms {
         Rooms {
             rooms: HashMap::new(),
-            members: HashMap::new(),
+            members: FxHashMap::default(),
             recent: Recent::new(bounds.recent_bytes),
             remembers: false,
             cursor,
@@ -257,7 +258,7 @@ impl Rooms {
                         self.count_flood(&events);
                         self.begun = true;
                     }
-                    let mut doubts = HashMap::new();
+                    let mut doubts = FxHashMap::default();
                     self.doubts(&events, true, &mut doubts);
                     if !doubts.is_empty() {
                         self.pending.push_front(Command::Publish { events });
@@ -417,7 +418,7 @@ fn greatest<T: Ord>(all: impl Iterator<Item = T>, most: usize) -> impl Iterator<
 }
 
 /// Takes a member out of a room, and the room away when it was the last.
-fn abandon(rooms: &mut HashMap<Arc<str>, HashSet<Member>>, room: Arc<str>, member: Member) {
+fn abandon(rooms: &mut HashMap<Arc<str>, FxHashSet<Member>>, room: Arc<str>, member: Member) {
     if let Entry::Occupied(mut entry) = rooms.entry(room) {
         entry.get_mut().remove(&member);
         if entry.get().is_empty() {

@@ -2,17 +2,20 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConnection;
 use tokio::net::TcpStream;
 
-/// What a connection reads from and writes to; like a [`TcpStream`]: whoever would have to wait is told
-/// [`io::ErrorKind::WouldBlock`].
+/// What a connection reads from and its outbox is written to; like a [`TcpStream`]: whoever would have to
+/// wait is told [`io::ErrorKind::WouldBlock`].
+#[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
-    tls: Option<Box<Tls>>,
+    tls: Option<Box<Mutex<Tls>>>,
 }
 
+#[derive(Debug)]
 struct Tls {
     session: ServerConnection,
     /// Whether there may be something to read that has come already.
@@ -48,21 +51,68 @@ impl From<TcpStream> for Socket {
     }
 }
 
+impl Tls {
+    fn read(&mut self, stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.session.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    self.has_more = true;
+                    return read;
+                }
+            }
+            self.has_more = false;
+            if self.session.read_tls(&mut Raw(stream))? == 0 {
+                return Ok(0); // cut without a farewell
+            }
+            let processed = self.session.process_new_packets();
+            if let Err(error) = processed {
+                // the alert that says why; the client may be gone
+                let _ = self.flush(stream);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+    }
+
+    fn write(&mut self, stream: &TcpStream, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        // what rustls keeps is bounded: more only when that has gone
+        self.flush(stream)?;
+        let taken = self.session.writer().write_vectored(bytes)?;
+        match self.flush(stream) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    fn flush(&mut self, stream: &TcpStream) -> io::Result<()> {
+        while self.session.wants_write() {
+            self.session.write_tls(&mut Raw(stream))?;
+        }
+        Ok(())
+    }
+}
+
 impl Socket {
     /// After a TLS handshake.
     pub fn secure(stream: TcpStream, session: ServerConnection) -> Socket {
         let has_more = true;
+        let tls = Tls { session, has_more };
         Socket {
             stream,
-            tls: Some(Box::new(Tls { session, has_more })),
+            tls: Some(Box::new(Mutex::new(tls))),
         }
+    }
+
+    fn tls(&self) -> Option<MutexGuard<'_, Tls>> {
+        let tls = self.tls.as_ref()?;
+        Some(tls.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until there may be something to read.
     pub async fn readable(&self) -> io::Result<()> {
-        match &self.tls {
-            Some(tls) if tls.has_more => Ok(()),
-            _ => self.stream.readable().await,
+        match self.tls().is_some_and(|tls| tls.has_more) {
+            true => Ok(()),
+            false => self.stream.readable().await,
         }
     }
 
@@ -72,75 +122,38 @@ impl Socket {
     }
 
     /// Reads what is there; nothing at the end.
-    pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else {
-            return self.stream.try_read(buffer);
-        };
-        loop {
-            match tls.session.reader().read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => {
-                    tls.has_more = true;
-                    return read;
-                }
-            }
-            tls.has_more = false;
-            if tls.session.read_tls(&mut Raw(&self.stream))? == 0 {
-                return Ok(0); // cut without a farewell
-            }
-            let processed = tls.session.process_new_packets();
-            if let Err(error) = processed {
-                // the alert that says why; the client may be gone
-                let _ = self.flush();
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-            }
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.tls() {
+            Some(mut tls) => tls.read(&self.stream, buffer),
+            None => self.stream.try_read(buffer),
         }
     }
 
     /// Writes as much of these as is taken at once.
-    pub fn try_write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else {
-            return self.stream.try_write_vectored(bytes);
-        };
-        // what rustls keeps is bounded: more only when that has gone
-        let taken = match tls.session.wants_write() {
-            true => 0,
-            false => tls.session.writer().write_vectored(bytes)?,
-        };
-        match self.flush() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => Ok(taken),
-            Err(error) => Err(error),
-            Ok(()) if taken == 0 => self.try_write_vectored(bytes),
-            Ok(()) => Ok(taken),
+    pub fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (self.tls(), bytes) {
+            (Some(mut tls), _) => tls.write(&self.stream, bytes),
+            // send(2), which costs the kernel less than writev(2)
+            (None, [one]) => self.stream.try_write(one),
+            (None, _) => self.stream.try_write_vectored(bytes),
         }
     }
 
-    /// Whether something was taken and is not written yet.
-    pub fn has_unsent(&self) -> bool {
-        self.tls
-            .as_ref()
-            .is_some_and(|tls| tls.session.wants_write())
-    }
-
-    /// Writes what was taken.
-    pub fn flush(&mut self) -> io::Result<()> {
-        if let Some(tls) = &mut self.tls {
-            while tls.session.wants_write() {
-                tls.session.write_tls(&mut Raw(&self.stream))?;
-            }
+    /// Writes what was taken; false if something of it must wait.
+    pub fn flush(&self) -> io::Result<bool> {
+        match self.tls().map(|mut tls| tls.flush(&self.stream)) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) | None => Ok(true),
         }
-        Ok(())
     }
 
     /// Says that nothing more comes.
-    pub fn end(&mut self) -> io::Result<()> {
-        if let Some(tls) = &mut self.tls {
+    pub fn end(&self) -> io::Result<()> {
+        if let Some(mut tls) = self.tls() {
             tls.session.send_close_notify();
-            match self.flush() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                flushed => flushed?,
-            }
         }
+        self.flush()?;
         socket2::SockRef::from(&self.stream).shutdown(Shutdown::Write)
     }
 }

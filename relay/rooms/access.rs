@@ -1,10 +1,11 @@
 //! Who may see what is told: what the policy said is remembered here, and what it was not asked yet is
 //! asked before anything is told.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -41,7 +42,7 @@ pub(super) struct Access {
     /// Where questions go; None where everybody may see everything.
     judges: Option<Judges>,
     /// By credential and standing.
-    verdicts: HashMap<(u64, u64), bool>,
+    verdicts: FxHashMap<(u64, u64), bool>,
     /// Grows whenever answers are forgotten.
     era: u64,
     /// Whether an answer is awaited.
@@ -92,12 +93,16 @@ impl Access {
         };
         let verdict = |number: u64| self.verdicts.get(&(who.number, number)).copied();
         let (before, after) = changed.standings();
+        let (before, after) = (before.map(|old| old.number), after.map(|new| new.number));
         // what nobody has judged is not seen
-        let before = before.map(|standing| verdict(standing.number).unwrap_or(false));
-        let after = after.map(|standing| verdict(standing.number).unwrap_or(false));
+        let seen_after = after.map(|number| verdict(number).unwrap_or(false));
+        let seen_before = match before == after {
+            true => seen_after,
+            false => before.map(|number| verdict(number).unwrap_or(false)),
+        };
         (
-            before.or(after).unwrap_or(false),
-            after.or(before).unwrap_or(false),
+            seen_before.or(seen_after).unwrap_or(false),
+            seen_after.or(seen_before).unwrap_or(false),
         )
     }
 
@@ -106,10 +111,11 @@ impl Access {
         &self,
         who: &Arc<Credential>,
         changed: &Changed,
-        doubts: &mut HashMap<(u64, u64), Question>,
+        doubts: &mut FxHashMap<(u64, u64), Question>,
     ) {
         let (before, after) = changed.standings();
-        for standing in before.into_iter().chain(after) {
+        let other = before.filter(|old| after.is_none_or(|new| new.number != old.number));
+        for standing in after.into_iter().chain(other) {
             let key = (who.number, standing.number);
             if !self.verdicts.contains_key(&key) {
                 doubts.entry(key).or_insert_with(|| Question {
@@ -122,7 +128,7 @@ impl Access {
 
     /// These questions, as they are to be asked now: those of one person together, who is looked up once
     /// for all that are asked at once.
-    pub fn inquiry(&self, doubts: HashMap<(u64, u64), Question>) -> Inquiry {
+    pub fn inquiry(&self, doubts: FxHashMap<(u64, u64), Question>) -> Inquiry {
         let mut questions: Vec<Question> = doubts.into_values().collect();
         questions.sort_unstable_by_key(|question| (question.who.number, question.standing.number));
         Inquiry {
@@ -132,7 +138,7 @@ impl Access {
     }
 
     /// Asks, unless an answer is awaited already.
-    pub fn ask(&mut self, doubts: HashMap<(u64, u64), Question>) {
+    pub fn ask(&mut self, doubts: FxHashMap<(u64, u64), Question>) {
         if self.asking || doubts.is_empty() {
             return;
         }
@@ -227,7 +233,7 @@ impl Rooms {
         &self,
         events: &[Event],
         is_present: bool,
-        doubts: &mut HashMap<(u64, u64), Question>,
+        doubts: &mut FxHashMap<(u64, u64), Question>,
     ) {
         if self.access.is_open() {
             return;
@@ -397,7 +403,7 @@ impl Rooms {
         let begun = std::mem::take(&mut self.access.begun);
         let mut again = Vec::new();
         let mut lost: HashSet<(Member, Arc<str>)> = HashSet::new();
-        let mut told: HashMap<Member, Vec<serde_json::Value>> = HashMap::new();
+        let mut told: FxHashMap<Member, Vec<serde_json::Value>> = FxHashMap::default();
         for (who, room, granted) in rooms {
             for &member in self.rooms.get(&room).into_iter().flatten() {
                 let membership = self.members.get(&member);
@@ -427,7 +433,7 @@ impl Rooms {
 
     /// Takes rooms away from members, and tells them.
     pub(super) fn revoke(&mut self, lost: HashSet<(Member, Arc<str>)>) {
-        let mut by_member: HashMap<Member, Vec<Arc<str>>> = HashMap::new();
+        let mut by_member: FxHashMap<Member, Vec<Arc<str>>> = FxHashMap::default();
         for (member, room) in lost {
             by_member.entry(member).or_default().push(room);
         }

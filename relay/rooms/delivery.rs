@@ -4,11 +4,13 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
 
-use super::{ITSELF, Member, Rooms};
+use super::{ITSELF, Member, Membership, Rooms};
 use crate::event::{self, Changed, Event, Seen, View};
 use crate::frame::{self, Frame};
+use crate::outbox::Post;
 use crate::registry::holds;
 
 /// Of one transaction, what is put together until its end.
@@ -19,9 +21,10 @@ struct Told {
     /// Whether there are several events.
     several: bool,
     /// The frames of those who want transactions whole.
-    whole: HashMap<Member, Vec<Frame>>,
+    whole: FxHashMap<Member, Vec<Frame>>,
     /// Who may no longer be in the room of which record.
     lost: HashSet<(Member, Arc<str>)>,
+    post: Post,
 }
 
 impl Rooms {
@@ -39,7 +42,8 @@ impl Rooms {
                 self.no_longer_fresh(changed);
             }
         }
-        self.deliver_whole(&events, told.whole);
+        self.deliver_whole(&events, told.whole, &mut told.post);
+        told.post.send();
         self.revoke(told.lost);
         // last: who fetches anew sees the end of the transaction
         for event in &events {
@@ -116,7 +120,7 @@ impl Rooms {
 
     /// Gives one event to all members of its rooms, each once. Returns their number.
     fn deliver(&self, changed: &Changed, told: &mut Told) -> usize {
-        let present: Vec<(&Arc<str>, &HashSet<Member>, Seen)> = changed
+        let present: Vec<(&Arc<str>, &FxHashSet<Member>, Seen)> = changed
             .rooms()
             .filter(|(room, _)| told.flooded.is_empty() || !told.flooded.contains(*room))
             .filter_map(|(room, seen)| {
@@ -126,36 +130,40 @@ impl Rooms {
             .collect();
         let is_scope = |room: &str| *room != changed.record_room;
         // one room is by far the most frequent: nobody can be in it twice
-        let mut views: HashMap<View, Vec<Member>> = HashMap::new();
-        let mut rooms: HashMap<View, Vec<&str>> = HashMap::new();
+        let mut views: FxHashMap<View, Vec<(Member, &Membership)>> = FxHashMap::default();
+        let mut rooms: FxHashMap<View, Vec<&str>> = FxHashMap::default();
         if let [(room, members, seen)] = present[..] {
-            for &member in members {
-                if let Some(seen) = self.sees(member, changed, room, seen, told) {
-                    views.entry(seen.view()).or_default().push(member);
+            for (member, membership) in self.of(members) {
+                if let Some(seen) = self.sees(member, membership, changed, room, seen, told) {
+                    let view = views.entry(seen.view()).or_default();
+                    view.push((member, membership));
                 }
             }
             for view in views.keys().filter(|_| is_scope(room)) {
                 rooms.insert(*view, vec![room]);
             }
         } else {
-            let mut seen_by: HashMap<Member, Seen> = HashMap::new();
+            let mut seen_by: FxHashMap<Member, (&Membership, Seen)> = FxHashMap::default();
             for &(room, members, seen) in &present {
-                for &member in members {
-                    if let Some(seen) = self.sees(member, changed, room, seen, told) {
-                        seen_by.entry(member).or_default().add(seen);
+                for (member, membership) in self.of(members) {
+                    if let Some(seen) = self.sees(member, membership, changed, room, seen, told) {
+                        let known = seen_by.entry(member);
+                        let (_, all) = known.or_insert((membership, Seen::default()));
+                        all.add(seen);
                     }
                 }
             }
             for &(room, members, _) in present.iter().filter(|(room, ..)| is_scope(room)) {
-                for seen in members.iter().filter_map(|member| seen_by.get(member)) {
+                for (_, seen) in members.iter().filter_map(|member| seen_by.get(member)) {
                     let listed = rooms.entry(seen.view()).or_default();
                     if listed.last() != Some(&&**room) {
                         listed.push(room);
                     }
                 }
             }
-            for (member, seen) in seen_by {
-                views.entry(seen.view()).or_default().push(member);
+            for (member, (membership, seen)) in seen_by {
+                let view = views.entry(seen.view()).or_default();
+                view.push((member, membership));
             }
         }
         let mut receivers = 0;
@@ -166,10 +174,16 @@ impl Rooms {
         receivers
     }
 
+    fn of(&self, members: &FxHashSet<Member>) -> impl Iterator<Item = (Member, &Membership)> {
+        let known = |&member| Some((member, self.members.get(&member)?));
+        members.iter().filter_map(known)
+    }
+
     /// What a member of a room may get of a change; who lost the record's own room is noted.
     fn sees(
         &self,
         member: Member,
+        membership: &Membership,
         changed: &Changed,
         room: &Arc<str>,
         in_room: Seen,
@@ -178,7 +192,6 @@ impl Rooms {
         if self.access.is_open() || member == ITSELF {
             return Some(in_room);
         }
-        let membership = self.members.get(&member)?;
         let (before, after) = self.access.sees(membership.who(), changed);
         if **room == *changed.record_room {
             if !after {
@@ -193,30 +206,36 @@ impl Rooms {
     }
 
     /// Puts a frame into outboxes, except of those whose snapshot has it already. Returns their number.
-    fn give(&self, changed: &Changed, frame: &Frame, members: &[Member], told: &mut Told) -> usize {
+    fn give(
+        &self,
+        changed: &Changed,
+        frame: &Frame,
+        members: &[(Member, &Membership)],
+        told: &mut Told,
+    ) -> usize {
         let fresh = self.fresh.get(changed.record_room.as_str());
-        let has_it = |member: &Member| {
-            let seq = fresh.and_then(|members| members.get(member));
+        let has_it = |member: Member| {
+            let seq = fresh.and_then(|members| members.get(&member));
             changed.part().is_none() && seq.is_some_and(|&seq| changed.seq <= seq)
         };
         let mut receivers = 0;
-        for member in members.iter().filter(|member| !has_it(member)) {
+        for &(member, membership) in members.iter().filter(|(member, _)| !has_it(*member)) {
             receivers += 1;
-            match self.members.get(member) {
-                Some(membership) if told.several && membership.transactions => {
-                    let frames = told.whole.entry(*member).or_default();
-                    frames.push(frame.clone());
-                }
-                Some(membership) => {
-                    membership.outbox.push(frame.clone());
-                }
-                None => {}
+            if told.several && membership.transactions {
+                told.whole.entry(member).or_default().push(frame.clone());
+            } else {
+                told.post.put(&membership.outbox, frame.clone());
             }
         }
         receivers
     }
 
-    fn deliver_whole(&self, events: &[Event], whole: HashMap<Member, Vec<Frame>>) {
+    fn deliver_whole(
+        &self,
+        events: &[Event],
+        whole: FxHashMap<Member, Vec<Frame>>,
+        post: &mut Post,
+    ) {
         let Some((txid, cursor)) = events.iter().find_map(|event| match event {
             Event::Changed(changed) => Some((changed.txid, changed.cursor())),
             _ => None,
@@ -230,7 +249,7 @@ impl Rooms {
                 continue;
             };
             if let [one] = &frames[..] {
-                membership.outbox.push(one.clone());
+                post.put(&membership.outbox, one.clone());
                 continue;
             }
             let which = frames.iter().map(|frame| frame.plain().as_ptr()).collect();
@@ -240,13 +259,13 @@ impl Rooms {
                     .insert(event::transaction_frame(txid, cursor, &frames))
                     .clone(),
             };
-            membership.outbox.push(frame);
+            post.put(&membership.outbox, frame);
         }
     }
 
     /// Tells the members of these rooms that they missed something; returns their number.
     pub(super) fn resync(&self, rooms: &[Arc<str>], reason: &str) -> usize {
-        let mut concerned: HashMap<Member, Vec<Value>> = HashMap::new();
+        let mut concerned: FxHashMap<Member, Vec<Value>> = FxHashMap::default();
         for room in rooms {
             for &member in self.rooms.get(room).into_iter().flatten() {
                 concerned

@@ -1,9 +1,10 @@
 //! How a subscription becomes live: the client is answered, told what it missed and put into its rooms
 //! in one step, so that nothing comes between.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
 
 use super::access::Looking;
@@ -230,7 +231,7 @@ impl Rooms {
             .filter(|events: &Vec<_>| !events.is_empty())
             .collect();
         if let Some(who) = membership.who() {
-            let mut doubts = HashMap::new();
+            let mut doubts = FxHashMap::default();
             for event in missed.iter().flatten() {
                 if let Event::Changed(changed) = event
                     && changed.rooms().any(|(room, _)| wanted.contains(room))
