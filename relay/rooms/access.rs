@@ -312,6 +312,25 @@ impl Rooms {
         held
     }
 
+    /// Whose these rooms are, each once.
+    fn held_in(&self, rooms: &HashSet<&str>) -> Vec<(Arc<Credential>, Arc<str>)> {
+        let mut held = Vec::new();
+        for (room, members) in rooms
+            .iter()
+            .filter_map(|room| self.rooms.get_key_value(*room))
+        {
+            let mut known = HashSet::new();
+            for membership in members.iter().filter_map(|member| self.members.get(member)) {
+                if let Some(who) = membership.who()
+                    && known.insert(who.number)
+                {
+                    held.push((who.clone(), room.clone()));
+                }
+            }
+        }
+        held
+    }
+
     /// What this transaction changes of who may see what: before any of it is told.
     pub(super) fn begin_upheaval(&mut self, events: &[Event]) {
         let is_upheaval = |event: &Event| match event {
@@ -359,23 +378,29 @@ impl Rooms {
                 Event::Truncated { .. } => {}
             }
         }
-        let is_theirs = |who: &Credential| anybody || users.contains(who.user.as_str());
-        let concerned = self.held_by(|who, room| orphans.contains(room) || is_theirs(who));
+        // nearly all events concern nobody here, and everybody is not walked through for them
+        let concerned = if anybody || !users.is_empty() {
+            self.access.review_soon();
+            let is_theirs = |who: &Credential| anybody || users.contains(who.user.as_str());
+            self.held_by(|who, room| orphans.contains(room) || is_theirs(who))
+        } else {
+            self.held_in(&orphans)
+        };
         if !concerned.is_empty() {
             self.access.review(concerned, true, true);
-        }
-        if anybody || !users.is_empty() {
-            self.access.review_soon();
         }
         let is_within = |room: &str| {
             let mut ends = room.match_indices('/').map(|(end, _)| &room[..end]);
             scopes.contains(room) || ends.any(|scope| scopes.contains(scope))
         };
-        if !of_heirs.is_empty() || !scopes.is_empty() {
-            let moved = |room: &str| is_scope(room) && (of_heirs.contains(room) || is_within(room));
-            let rooms = self.rooms.keys().filter(|room| moved(room));
-            self.resync(&rooms.cloned().collect::<Vec<_>>(), "access_changed");
+        let of_heirs = of_heirs.into_iter().filter(|room| is_scope(room));
+        let mut moved: HashSet<Arc<str>> =
+            of_heirs.filter_map(|room| self.known_room(room)).collect();
+        if !scopes.is_empty() {
+            let scope_rooms = self.rooms.keys().filter(|room| is_scope(room));
+            moved.extend(scope_rooms.filter(|room| is_within(room)).cloned());
         }
+        self.resync(&moved.into_iter().collect::<Vec<_>>(), "access_changed");
         if !disconnected.is_empty() {
             // all of theirs, whatever the clock says of their tokens
             for membership in self.members.values() {

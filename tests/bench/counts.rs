@@ -9,10 +9,17 @@ use crm_relay::diff::{self, Columns};
 use crm_relay::event::{self, Event, View};
 use crm_relay::frame::{self, Decoder};
 use crm_relay::outbox::Outbox;
+use crm_relay::policy::{Credential, Question};
 use crm_relay::protocol;
 use crm_relay::registry::{KeyForm, Module};
-use crm_relay::snapshot::Place;
+use crm_relay::rooms::{
+    Bearer, Beginning, Bounds, Command, Enter, Judges, Member, Rooms, Subscribe, Verdicts,
+};
+use crm_relay::snapshot::{Cursor, Place};
 use crm_relay::standing::Standing;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 /// A row of 22 columns at this price, as the journal holds it.
 fn image(price: u32) -> String {
@@ -52,6 +59,74 @@ fn updated() -> Change {
     }
 }
 
+/// So many members, each in the room of a record of its own; the first one's outbox.
+fn crowd(members: Member, place: &Cursor, standing: &Arc<Standing>) -> (Rooms, Arc<Outbox>) {
+    let bounds = Bounds {
+        recent_bytes: 0,
+        flood_changes: 500,
+        rooms: 1000,
+    };
+    let judge = || mpsc::channel(1).0;
+    let cursor = watch::channel(Arc::from("")).0;
+    let mut rooms = Rooms::new(cursor, Arc::default(), bounds).judged_by(Judges {
+        now: judge(),
+        later: judge(),
+    });
+    let place = Place::of(place.clone());
+    rooms.obey(Command::BeginAnew {
+        place: place.clone(),
+        why: "epoch_changed",
+        disconnected: Vec::new(),
+    });
+    rooms.obey(Command::Remember {
+        since: place.clone(),
+        until: place.clone(),
+        past: Vec::new(),
+    });
+    let outboxes: Vec<Arc<Outbox>> = (0..members)
+        .map(|_| Arc::new(Outbox::new(usize::MAX)))
+        .collect();
+    for (member, outbox) in (0..members).zip(&outboxes) {
+        let who = Arc::new(Credential {
+            number: member,
+            user: member.to_string(),
+            claims: "{}".to_owned(),
+        });
+        let question = Question {
+            who: who.clone(),
+            standing: standing.clone(),
+        };
+        rooms.obey(Command::Enter(Box::new(Enter {
+            member,
+            session: Uuid::nil(),
+            outbox: outbox.clone(),
+            transactions: false,
+            bearer: Some(Bearer {
+                who,
+                issued_at: None,
+            }),
+            welcome: frame::text(b"{}"),
+        })));
+        rooms.obey(Command::Known(Verdicts {
+            answers: vec![(question, true)],
+            era: 0,
+        }));
+        rooms.obey(Command::Subscribe(Box::new(Subscribe {
+            member,
+            rooms: vec![format!(
+                "listings:5d1f0c9e-1111-4000-8000-{:012}",
+                member + 1
+            )],
+            granted: Some(place.cursor.clone()),
+            from: Beginning::Now,
+            id: Value::Null,
+            denied: Vec::new(),
+            reply: oneshot::channel().0,
+        })));
+    }
+    (rooms, outboxes[0].clone())
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let (what, times) = (arguments.next(), arguments.next());
@@ -81,7 +156,11 @@ fn main() {
     };
     let changed = told();
     let created = frame::text(format!(r#"{{"data":{new},"previous":{old}}}"#).as_bytes());
-    let outbox = Outbox::new(usize::MAX);
+    let standing = change.after.clone().expect("where it stands");
+    let (mut rooms, outbox) = match what.as_str() {
+        "crowd" => crowd(10_000, &place.cursor, &standing),
+        _ => crowd(10, &place.cursor, &standing),
+    };
     let mut taken = std::collections::VecDeque::new();
     let subscribe =
         br#"{"type":"subscribe","id":1,"rooms":["listings:5d1f0c9e-1111-4000-8000-000000000001"]}"#;
@@ -109,6 +188,14 @@ fn main() {
                 outbox.take(&mut taken);
                 outbox.written(taken.drain(..).map(|frame| frame.size()).sum(), 1);
             }
+            "tell" | "crowd" => {
+                rooms.obey(Command::Publish {
+                    events: vec![Event::Changed(told())],
+                });
+                outbox.take(&mut taken);
+                assert!(!taken.is_empty(), "the event was not told");
+                taken.clear();
+            }
             "hear" => {
                 let mut decoder = Decoder::new(protocol::LARGEST_MESSAGE);
                 let found = |message| {
@@ -122,7 +209,9 @@ fn main() {
                     .expect("a good frame");
             }
             other => {
-                panic!("{other}: it must be decode, diff, event, encode, compress, push or hear")
+                panic!(
+                    "{other}: it must be decode, diff, event, encode, compress, push, tell, crowd or hear"
+                )
             }
         }
     }

@@ -19,7 +19,8 @@ fresh=$(mktemp)
 trap 'rm -f "$fresh"' EXIT
 failed=0
 printf '%-10s %14s %14s\n' step instructions kept
-for step in decode diff event encode compress push hear; do
+# tell: an event from its change on, to one member beside nine in rooms of their own; crowd: beside ten thousand
+for step in decode diff event encode compress push tell crowd hear; do
   # what it takes to begin is in both
   each=$((($(count $step 2000) - $(count $step 1000)) / 1000))
   before=$(sed -n "s/^$step\t//p" "$kept" 2>/dev/null || true)
