@@ -19,7 +19,18 @@ pub async fn run(quick: bool) -> Vec<Figure> {
     let ground = Ground::new().await;
     ground.bind(machine::LOAD).await;
     let mut found: Vec<(Kind, bool, f64)> = Vec::new();
+    let mut deflating = Vec::new();
     for _ in 0..runs {
+        let server = Server::start(Kind::Relay, &ground, machine::SERVER, &[]).await;
+        let first = server.deflating(10, Patience::Orderly(1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = server.pss();
+        let crowd = server.deflating(CONNECTIONS, Patience::Orderly(64));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let each = (server.pss() - before) / CONNECTIONS as f64;
+        drop((first, crowd));
+        eprintln!("  relay, with deflate          {each:.2} KiB each, in rooms of their own");
+        deflating.push(each);
         for kind in KINDS {
             // a record each is what the relay's goal is held to; one record for all is told beside it
             for together in if quick {
@@ -86,5 +97,12 @@ pub async fn run(quick: bool) -> Vec<Figure> {
             );
         }
     }
+    figures.push(Figure::alone(
+        "idle",
+        "with deflate negotiated, a record each",
+        "KiB",
+        deflating,
+        Some(Goal::AtMost(5.0)),
+    ));
     figures
 }

@@ -21,6 +21,8 @@ pub struct Script {
     pub path: String,
     /// Frames, in order.
     pub steps: Vec<Step>,
+    /// Whether it asks for compression.
+    pub deflates: bool,
 }
 
 /// One frame of a script.
@@ -30,6 +32,8 @@ pub enum Step {
     Say(String),
     /// Wait for a frame that holds this.
     Hear(&'static str),
+    /// A frame, whichever it is.
+    Next,
 }
 
 /// What one who is not let in does.
@@ -317,8 +321,12 @@ impl Client {
             let _ = self.stream.set_nodelay(true);
             let request = format!(
                 "GET {} HTTP/1.1\r\nHost: {server}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                self.script.path
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}\r\n",
+                self.script.path,
+                match self.script.deflates {
+                    true => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+                    false => "",
+                }
             );
             self.stream
                 .write_all(request.as_bytes())
@@ -345,6 +353,12 @@ impl Client {
                         .unwrap_or("")
                         .to_owned());
                 }
+                let answer = String::from_utf8_lossy(&self.header[..end]);
+                if self.script.deflates != answer.contains("permessage-deflate") {
+                    return Err(format!(
+                        "compression is another than was asked for: {answer}"
+                    ));
+                }
                 self.is_open = true;
                 bytes = &buffer[read - (self.header.len() - end - 4)..read];
                 self.header.clear();
@@ -354,11 +368,14 @@ impl Client {
             self.take(bytes, &mut |frame| heard.push(frame.to_vec()));
             for frame in heard {
                 *greeting = String::from_utf8_lossy(&frame).into_owned();
-                if let Some(Step::Hear(what)) = self.script.steps.get(self.next)
-                    && frame
+                let is_it = match self.script.steps.get(self.next) {
+                    Some(Step::Hear(what)) => frame
                         .windows(what.len())
-                        .any(|part| part == what.as_bytes())
-                {
+                        .any(|part| part == what.as_bytes()),
+                    Some(Step::Next) => true,
+                    Some(Step::Say(_)) | None => false,
+                };
+                if is_it {
                     self.next += 1;
                     self.speak()?;
                 }

@@ -46,7 +46,7 @@ const PARTS: &[Part] = &[
     Part { name: "fan_out", goals: &[goals::FAN_OUT], run: |quick| Box::pin(fan_out::saturated(quick)) },
     Part { name: "paced", goals: &[goals::PACED, goals::LATENCY], run: |quick| Box::pin(fan_out::paced(quick)) },
     Part { name: "one", goals: &[goals::ONE], run: |quick| Box::pin(one::run(quick)) },
-    Part { name: "idle", goals: &[goals::IDLE], run: |quick| Box::pin(idle::run(quick)) },
+    Part { name: "idle", goals: &[goals::IDLE, goals::DEFLATE], run: |quick| Box::pin(idle::run(quick)) },
     Part { name: "storm", goals: &[goals::STORM], run: |quick| Box::pin(storm::run(quick)) },
     Part { name: "sustained", goals: &[goals::SUSTAINED], run: |quick| Box::pin(sustained::run(quick)) },
     Part { name: "catch_up", goals: &[goals::CATCH_UP], run: |quick| Box::pin(catch_up::run(quick)) },

@@ -173,6 +173,21 @@ impl Server {
         Crowd::gather(self.address, scripts, patience)
     }
 
+    /// The same of the relay, with compression agreed upon: what they hear is not read.
+    pub fn deflating(&self, clients: usize, patience: Patience) -> Crowd {
+        let scripts = (0..clients).map(|number| {
+            let mut script = self.script(number, number);
+            script.deflates = true;
+            for step in &mut script.steps {
+                if let Step::Hear(_) = step {
+                    *step = Step::Next;
+                }
+            }
+            script
+        });
+        Crowd::gather(self.address, scripts.collect(), patience).0
+    }
+
     /// Clients of the relay that come back all at once, each with the cursor it had.
     pub fn storm(&self, clients: usize, cursor: &str, within: Duration) -> (Crowd, Vec<Duration>) {
         let since = format!(r#""since":"{cursor}","rooms""#);
@@ -234,7 +249,11 @@ impl Server {
             ),
             Kind::Nchan => (format!("/sub/{record}"), Vec::new()),
         };
-        Script { path, steps }
+        Script {
+            path,
+            steps,
+            deflates: false,
+        }
     }
 
     async fn is_ready(&self) -> bool {

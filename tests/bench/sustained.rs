@@ -25,6 +25,11 @@ pub async fn run(quick: bool) -> Vec<Figure> {
     ground.bind(machine::SHARED).await;
     let server = Server::start(Kind::Relay, &ground, machine::SHARED, &[]).await;
     let (mut crowd, _) = server.crowd(RECORDS, |number| number, Patience::Orderly(64));
+    // who may see a record is asked at its first change and then remembered for minutes
+    let first = write(server.url(), 0..RECORDS, Until::Done(RECORDS / ROWS));
+    let heard = crowd.listen(RECORDS, Duration::from_secs(60), |_| {});
+    first.join().expect("a writer");
+    assert_eq!(heard, RECORDS, "frames were lost");
     let pause = Duration::from_secs_f64(ROWS as f64 * WRITERS as f64 / ROWS_A_SECOND);
     let (cpu, began) = (server.cpu(), Instant::now());
     let writers: Vec<_> = (0..WRITERS)
