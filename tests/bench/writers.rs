@@ -9,6 +9,7 @@ use tokio::process::{Child, Command};
 use tokio_postgres::{Client, NoTls};
 
 use crate::figure::{Figure, Goal, Other, median};
+use crate::{plot, table};
 
 const PART: &str = "writers";
 const NAME: &str = "bench_writers";
@@ -38,6 +39,23 @@ select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 1, large, l
 
 /// As the CRM edits a record.
 const EDIT: &str = "updated_at = now(), version = version + 1, last_modified_by = '00000000-0000-4000-8000-00000000000a'";
+
+/// The least that a trigger in PL/pgSQL can do for a journal: both images, in a table without index, partitions
+/// and rights, and the doorbell.
+const LEAST: &str = "
+create table public.plain (seq bigint generated always as identity, txid xid8 default pg_current_xact_id(), module text, old_image json, new_image json);
+create function public.plain() returns trigger language plpgsql as $$ begin
+  insert into public.plain (module, old_image, new_image) values (tg_argv[0], row_to_json(old), row_to_json(new));
+  if not pg_try_advisory_xact_lock_shared('crm_relay.setting'::regclass::oid::int, 2) then
+    perform pg_notify('plain', tg_argv[0]);
+  end if;
+  return null;
+end $$;
+create trigger plain after update on public.deals for each row execute function public.plain('deals');
+alter table public.deals disable trigger plain";
+
+/// The relay's trigger.
+const OURS: &str = "!crm_relay";
 
 /// A before trigger that edits a large column of the same length, and what the journal must say then.
 const BEHIND: &str = "
@@ -84,27 +102,55 @@ pub async fn run(quick: bool) -> Vec<Figure> {
     };
     let mut figures = Vec::new();
 
-    let alone = ground.by_turns(one, rounds, seconds).await;
+    let alone = ground.by_turns(one, OURS, rounds, seconds).await;
     let mut relay = ground.relay().await;
-    let beside = ground.by_turns(one, rounds, seconds).await;
+    let beside = ground.by_turns(one, OURS, rounds, seconds).await;
     figures.push(beside.throughput("one row of 22 columns, 8 clients", Some(0.75)));
     figures.push(alone.throughput("the same without a relay", None));
     let as_node = Work {
         protocol: "extended",
         ..one
     };
-    let unprepared = ground.by_turns(as_node, rounds, seconds).await;
+    let unprepared = ground.by_turns(as_node, OURS, rounds, seconds).await;
     figures.push(unprepared.throughput("the same, parsed each time, as Node's pg does", None));
-    let by_one = Work { clients: 1, ..one };
-    let by_one = ground.by_turns(by_one, rounds, seconds).await;
+    let one_client = Work { clients: 1, ..one };
+    let by_one = ground.by_turns(one_client, OURS, rounds, seconds).await;
     figures.push(by_one.throughput("one row of 22 columns, 1 client", Some(0.88)));
+    // what any journal costs here
+    ground
+        .sql("alter table public.deals disable trigger \"!crm_relay\"")
+        .await;
+    let least = ground.by_turns(one, "plain", rounds, seconds).await;
+    let least_by_one = ground.by_turns(one_client, "plain", rounds, seconds).await;
+    ground
+        .sql("alter table public.deals disable trigger plain")
+        .await;
+    figures.push(least.throughput("8 clients, the least that a journal can be", None));
+    figures.push(least_by_one.throughput("1 client, the least that a journal can be", None));
+    let bars: Vec<_> = [
+        ("8 clients, the relay's", median(&beside.on)),
+        ("the least journal", median(&least.on)),
+        ("no trigger", median(&beside.off)),
+        ("1 client, the relay's", median(&by_one.on)),
+        ("the least journal", median(&least_by_one.on)),
+        ("no trigger", median(&by_one.off)),
+    ]
+    .into_iter()
+    .map(|(name, rate)| (name.to_owned(), rate))
+    .collect();
+    let drawn = plot::bars(
+        "Writers: one row of 22 columns in a transaction",
+        "transactions a second",
+        &bars,
+    );
+    std::fs::write(table::place(quick, "writers.svg"), drawn).expect("a plot");
 
     let thousand = Work {
         script: THOUSAND,
         clients: 1,
         ..one
     };
-    let thousand = ground.by_turns(thousand, rounds, seconds).await;
+    let thousand = ground.by_turns(thousand, OURS, rounds, seconds).await;
     figures.push(thousand.time("one statement over 1,000 rows", 6.0));
 
     let wide = Work {
@@ -112,7 +158,7 @@ pub async fn run(quick: bool) -> Vec<Figure> {
         script: WIDE,
         ..one
     };
-    let wide = ground.by_turns(wide, rounds, seconds).await;
+    let wide = ground.by_turns(wide, OURS, rounds, seconds).await;
     figures.push(wide.throughput("a price of a row with five 33 KB columns", Some(0.50)));
     figures.push(wide.wal("WAL of such an edit", 2.0));
 
@@ -183,6 +229,7 @@ impl Ground {
             String::from_utf8_lossy(&installed.stderr)
         );
         ground.sql("select crm_relay.watch('public.deals')").await;
+        ground.sql(LEAST).await;
         ground.sql("vacuum analyze").await;
         ground
     }
@@ -221,7 +268,7 @@ impl Ground {
     }
 
     /// Off, on, off, on.
-    async fn by_turns(&self, work: Work, rounds: usize, seconds: u32) -> Turns {
+    async fn by_turns(&self, work: Work, trigger: &str, rounds: usize, seconds: u32) -> Turns {
         let script = self.scripts.join("script.sql");
         std::fs::write(&script, work.script.replace("{EDIT}", EDIT)).expect("pgbench's script");
         let mut turns = Turns::default();
@@ -232,7 +279,7 @@ impl Ground {
             ] {
                 let table = work.table;
                 self.sql(&format!(
-                    "alter table {table} {state} trigger \"!crm_relay\""
+                    "alter table {table} {state} trigger \"{trigger}\""
                 ))
                 .await;
                 self.sql(&format!("vacuum {table}")).await;
