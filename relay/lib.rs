@@ -21,7 +21,7 @@
 //! | [`throttle`] | what waits a moment, so that a field does not flicker | members of rooms |
 //! | [`rooms`] | who gets it, as far as they may see it; one task owns them all | Postgres and sockets |
 //! | [`recent`], [`replay`] | what was told lately, and what of it a client missed that comes back | Postgres |
-//! | [`outbox`], [`connection`] | what waits for one client, and its socket | other clients |
+//! | [`outbox`], [`connection`] | what waits for one client and is written to its [`socket`] | other clients |
 //!
 //! Beside the way: [`token`] and [`gate`] (who somebody is), [`policy`] (what SQL says of who may see what,
 //! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
