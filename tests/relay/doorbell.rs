@@ -90,12 +90,13 @@ impl Ear {
 }
 
 /// Waits until this is so.
-async fn is_so(database: &Database, query: &str) {
+pub async fn is_so(database: &Database, query: &str) {
     let so = async { while database.value(query).await != "t" {} };
     assert!(timeout(DEADLINE, so).await.is_ok(), "never so: {query}");
 }
 
-fn lock(key: u8, granted: bool) -> String {
+/// Whether somebody has, or waits for, one of the relay's locks.
+pub fn lock(key: u8, granted: bool) -> String {
     format!(
         "select exists (select from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock'
            and classid = 'crm_relay.setting'::regclass::oid and objid = {key} and granted = {granted}

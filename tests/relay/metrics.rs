@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::doorbell::{is_so, lock};
 use crate::harness::{Client, DEADLINE, Database, Relay, bare_socket, masked, token};
 
 const TOKEN: &str = "the operator of the tests";
@@ -82,6 +83,8 @@ async fn what_happens_on_the_way_of_a_change_is_counted() {
     until(&relay, "crm_relay_rooms", |rooms| rooms == 2.0).await;
     until(&relay, "crm_relay_subscriptions", |rooms| rooms == 3.0).await;
 
+    // while it looks by itself nobody rings
+    is_so(&database, &lock(2, true)).await;
     let update = format!("update leads set status = 'warm' where id = '{ONE}'");
     database.execute(&update).await;
     for client in [&mut client, &mut other] {
