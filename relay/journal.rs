@@ -4,12 +4,11 @@
 //! level "repeatable read", in which the rows and the snapshot that tells what was read are of the
 //! same moment (<https://www.postgresql.org/docs/current/transaction-iso.html>).
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use thiserror::Error;
@@ -153,14 +152,7 @@ pub struct Journal {
     read: Statement,
     stands: Statement,
     is_spoilt: AtomicBool,
-    /// Transactions that were open at the last look, and since when that is known.
-    open: Mutex<BTreeMap<u64, Instant>>,
 }
-
-type Rows = Option<Pin<Box<RowStream>>>;
-
-/// A transaction that is open for longer is expected to go on so.
-const LASTING: Duration = Duration::from_millis(100);
 
 /// A JSON image, as the bytes that Postgres wrote.
 struct Image(String);
@@ -200,7 +192,6 @@ impl Journal {
             read,
             stands,
             is_spoilt: AtomicBool::new(false),
-            open: Mutex::default(),
         })
     }
 
@@ -336,63 +327,29 @@ impl Journal {
 
     /// Begins to read what became visible since `position`, all of which must still be there.
     pub async fn read(&self, position: &Position) -> Result<Batch<'_>, JournalError> {
-        // All goes out together, in this order, before it is known which transactions have ended: what the
-        // new snapshot does not see is not read, wherever it stands. Only what has been open for long is
-        // left out, so that nobody looks through it again and again.
-        let lasting = self.lasting();
-        let likely = position.snapshot.until(&Snapshot {
-            xmax: i64::MAX as u64,
-            xip: lasting,
-        });
-        let (begun, stands, rows) =
-            futures::try_join!(self.begin(), self.stands(position), self.rows(&likely))?;
-        let (snapshot, pruned) = begun;
+        let (snapshot, pruned) = self.begin().await?;
         if pruned >= position.snapshot.xmin() {
             return Err(JournalError::Pruned);
         }
-        let stretches = position.snapshot.until(&snapshot);
-        // what comes after a journal was emptied must not be taken for what comes next
-        if !stretches.is_empty() && !stands && pruned < position.highest() {
-            return Err(JournalError::Emptied);
+        // what comes after a journal was emptied must not be taken for what comes next; both go out
+        // together, in this order, as the rows wait until they are taken
+        let is_news = !position.snapshot.until(&snapshot).is_empty();
+        let stands = async { Ok(!is_news || self.stands(position, pruned).await?) };
+        let read = self.read_until(position, snapshot);
+        match futures::try_join!(stands, read)? {
+            (true, batch) => Ok(batch),
+            (false, _) => Err(JournalError::Emptied),
         }
-        self.note(&snapshot);
-        let rows = match stretches.iter().all(|stretch| is_within(stretch, &likely)) {
-            true => rows,
-            // one of those has ended after all; what nobody takes would hold up the answer
-            false => {
-                drop(rows);
-                self.rows(&stretches).await?
-            }
-        };
-        Ok(self.batch(position, snapshot, rows))
     }
 
-    /// Transactions that are open for longer than [`LASTING`], as of the last look.
-    fn lasting(&self) -> Vec<u64> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let lasting = open.iter().filter(|(_, since)| since.elapsed() > LASTING);
-        lasting.map(|(&xid, _)| xid).collect()
-    }
-
-    /// Remembers which transactions are open.
-    fn note(&self, snapshot: &Snapshot) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = std::mem::take(&mut *open);
-        let now = Instant::now();
-        let since = |xid: &u64| known.get(xid).copied().unwrap_or(now);
-        *open = snapshot.xip.iter().map(|xid| (*xid, since(xid))).collect();
-    }
-
-    /// Whether the last of what was read is there.
-    async fn stands(&self, position: &Position) -> Result<bool, JournalError> {
-        let Some(witness) = position.witness else {
+    /// Whether the last of what was read is there, or was pruned since.
+    async fn stands(&self, position: &Position, pruned: u64) -> Result<bool, JournalError> {
+        let highest = position.highest();
+        let Some(witness) = position.witness.filter(|_| pruned < highest) else {
             return Ok(true);
         };
         let row = (self.session.client)
-            .query_one(
-                &self.stands,
-                &[&(position.highest() as i64), &(witness as i64)],
-            )
+            .query_one(&self.stands, &[&(highest as i64), &(witness as i64)])
             .await?;
         Ok(row.get(0))
     }
@@ -402,31 +359,24 @@ impl Journal {
         position: &Position,
         snapshot: Snapshot,
     ) -> Result<Batch<'_>, JournalError> {
-        let rows = self.rows(&position.snapshot.until(&snapshot)).await?;
-        Ok(self.batch(position, snapshot, rows))
-    }
-
-    /// What this session's snapshot sees of these stretches; it waits until it is taken.
-    async fn rows(&self, stretches: &[Range<u64>]) -> Result<Rows, JournalError> {
-        if stretches.is_empty() {
-            return Ok(None);
-        }
-        let (first, beyond) = bounds(stretches);
-        let rows = (self.session.client)
-            .query_raw(&self.read, [first, beyond])
-            .await?;
-        Ok(Some(Box::pin(rows)))
-    }
-
-    fn batch(&self, position: &Position, snapshot: Snapshot, rows: Rows) -> Batch<'_> {
-        Batch {
+        let stretches = position.snapshot.until(&snapshot);
+        let rows = if stretches.is_empty() {
+            None
+        } else {
+            let (first, beyond) = bounds(&stretches);
+            let rows = (self.session.client)
+                .query_raw(&self.read, [first, beyond])
+                .await?;
+            Some(Box::pin(rows))
+        };
+        Ok(Batch {
             journal: self,
             rows,
             snapshot,
             highest: position.highest(),
             witness: position.witness,
             remaining: None,
-        }
+        })
     }
 
     /// Transaction and `seq` of the newest row; of what was pruned, where there is none.
@@ -452,7 +402,7 @@ impl Journal {
     }
 
     /// Begins a transaction (a read that fails gives up the session) and tells its snapshot and the
-    /// greatest transaction that was pruned.
+    /// greatest transaction that was pruned, in one round trip.
     async fn begin(&self) -> Result<(Snapshot, u64), JournalError> {
         // locked before the snapshot is taken: truncating heeds no snapshot, and what this one sees must
         // not go before it is read
@@ -484,11 +434,6 @@ impl Journal {
     }
 }
 
-fn is_within(stretch: &Range<u64>, stretches: &[Range<u64>]) -> bool {
-    let mut around = stretches.iter();
-    around.any(|other| other.start <= stretch.start && stretch.end <= other.end)
-}
-
 fn bounds(stretches: &[Range<u64>]) -> (Vec<i64>, Vec<i64>) {
     let bounds = stretches
         .iter()
@@ -501,7 +446,7 @@ fn bounds(stretches: &[Range<u64>]) -> (Vec<i64>, Vec<i64>) {
 /// Rows come at the pace at which they are taken: an unread answer waits in the socket.
 pub struct Batch<'a> {
     journal: &'a Journal,
-    rows: Rows,
+    rows: Option<Pin<Box<RowStream>>>,
     snapshot: Snapshot,
     highest: u64,
     witness: Option<u64>,

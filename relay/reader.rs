@@ -510,8 +510,6 @@ impl Reader {
             held.push(change);
         }
         self.hand_on(held).await?;
-        // what was told is written before Postgres is asked for more
-        tokio::task::yield_now().await;
         let next = batch.end().await?;
         if changes > 0 {
             self.told.metrics.batch.observe(changes as f64);
