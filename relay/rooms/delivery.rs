@@ -265,6 +265,9 @@ impl Rooms {
 
     /// Tells the members of these rooms that they missed something; returns their number.
     pub(super) fn resync(&self, rooms: &[Arc<str>], reason: &str) -> usize {
+        if rooms.is_empty() {
+            return 0;
+        }
         let mut concerned: FxHashMap<Member, Vec<Value>> = FxHashMap::default();
         for room in rooms {
             for &member in self.rooms.get(room).into_iter().flatten() {
