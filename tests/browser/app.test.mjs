@@ -50,8 +50,8 @@ async function open(react, more = "") {
   const relayAt = encodeURIComponent(`${relay.url}ws`);
   await page.goto(`${originOf(react)}/?user=${ben.id}&rooms=${ben.rooms}&relay=${relayAt}${more}`);
   await page.locator("#status", { hasText: "connected" }).waitFor();
-  // the list is fetched, and once more when its rooms are live
-  await page.waitForFunction(() => window.fetched >= 2);
+  // the list is fetched, and once more when its rooms are live; what changes before that is answered is fetched again
+  await page.waitForFunction(() => window.fetched >= 2 && !window.isFetching());
   await page.locator("li").first().waitFor();
 }
 

@@ -15,6 +15,7 @@ const relay = connect(asked.get("relay"));
 const merge = asked.has("merge") || undefined;
 
 window.fetched = 0;
+window.isFetching = () => client.isFetching() > 0;
 async function listings() {
   window.fetched += 1;
   return (await fetch(`/api/listings?user=${user}`)).json();
