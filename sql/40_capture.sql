@@ -398,12 +398,12 @@ begin
     -- columns between two sessions. What is set here is undone with the block.
     if current_setting('timezone') || ' ' || current_setting('datestyle') || ' ' || current_setting('intervalstyle') || ' '
        || current_setting('extra_float_digits') || ' ' || current_setting('bytea_output') || ' ' || current_setting('lc_monetary') || ' '
-       || current_setting('array_nulls') not in ('UTC ISO, MDY postgres 1 hex C on', 'Etc/UTC ISO, MDY postgres 1 hex C on') then
+       || current_setting('quote_all_identifiers') not in ('UTC ISO, MDY postgres 1 hex C off', 'Etc/UTC ISO, MDY postgres 1 hex C off') then
       perform case when current_setting('timezone') not in ('UTC', 'Etc/UTC') then set_config('timezone', 'UTC', true) end,
               case when current_setting('datestyle') <> 'ISO, MDY' then set_config('datestyle', 'ISO, MDY', true) end,
               case when current_setting('lc_monetary') <> 'C' then set_config('lc_monetary', 'C', true) end,
               set_config('intervalstyle', 'postgres', true), set_config('extra_float_digits', '1', true),
-              set_config('bytea_output', 'hex', true), set_config('array_nulls', 'on', true);
+              set_config('bytea_output', 'hex', true), set_config('quote_all_identifiers', 'off', true);
     end if;
     -- something is stored out of line, and may be left there
     if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then

@@ -9,7 +9,7 @@ set intervalstyle = 'postgres'
 set extra_float_digits = 1
 set bytea_output = 'hex'
 set lc_monetary = 'C'
-set array_nulls = on
+set quote_all_identifiers = off
 set row_security = on
 as $$
 declare

@@ -1,7 +1,7 @@
 -- the trigger: what it writes, who it names, and that nothing makes it raise
 
 begin;
-select plan(50);
+select plan(58);
 
 create function pg_temp.last(wanted text) returns text language plpgsql as $$
 declare
@@ -145,6 +145,36 @@ select ok(
   (select new_image ->> 'updated_at' = '2026-11-23T12:00:00+00:00' from crm_relay.change where action = 'updated' and record_id = '00000000-0000-4000-8000-000000000009'),
   'and values are rendered as ever');
 reset all;
+
+-- each of the settings that values are rendered by, odd alone: seen by a cast, as not every server has another lc_monetary
+create type seen as enum ('x');
+create function cast_to_json(seen) returns json language sql as $$
+  select json_object_agg(name, current_setting(name)) from unnest('{datestyle,intervalstyle,extra_float_digits,bytea_output,lc_monetary,quote_all_identifiers}'::text[]) name
+$$;
+create cast (seen as json) with function cast_to_json(seen);
+create table rendered (id int primary key, seen seen default 'x', at timestamptz default '2026-11-23 12:00:00+00', on_day tstzrange default '[2026-11-23 12:00:00+00,)',
+  days daterange default '[2026-11-01,2026-11-05)', takes interval default '-1 day 02:00:00', share float8 default 0.1::float8 + 0.2::float8, body bytea default '\x27ff',
+  price money default '12.5', relation regclass default 'listings');
+select crm_relay.watch('rendered');
+insert into rendered values (0);
+create temporary table usual as select new_image::jsonb - 'id' as image from crm_relay.change where module = 'rendered';
+grant select on usual to public;
+select is(image -> 'seen', '{"datestyle": "ISO, MDY", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "lc_monetary": "C", "quote_all_identifiers": "off"}',
+          'what a value looks like is settled') from usual;
+create temporary table odd_setting (id serial, name text, value text);
+insert into odd_setting (name, value) values ('timezone', 'Asia/Kathmandu'), ('datestyle', 'SQL, DMY'), ('intervalstyle', 'iso_8601'), ('extra_float_digits', '-5'),
+  ('bytea_output', 'escape'), ('lc_monetary', 'C.UTF-8'), ('quote_all_identifiers', 'on');
+create function pg_temp.rendered_under(setting odd_setting, out written jsonb, out read jsonb) language plpgsql as $$
+begin
+  perform set_config(setting.name, setting.value, true);
+  insert into public.rendered values (setting.id);
+  read := crm_relay.record_now('rendered', setting.id::text)::jsonb - 'id';
+  execute format('reset %I', setting.name);
+  written := pg_temp.last('new_image')::jsonb - 'id';
+end
+$$;
+select is(array[under.written, under.read], array[usual.image, usual.image], 'whatever the session''s ' || odd.name || ' is')
+  from odd_setting odd cross join usual cross join lateral pg_temp.rendered_under(odd) as under;
 
 -- a cast of the owner's that breaks
 create type mood as enum ('fine');
