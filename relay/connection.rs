@@ -757,7 +757,7 @@ mod tests {
         let (_registry, registry) = watch::channel(Arc::new(Registry::default()));
         let nowhere = Database::of("postgresql://nobody@127.0.0.1:1/nothing").unwrap();
         let asking = || Inquiries::new(nowhere.clone(), "test", 1);
-        let placement = Arc::new(Placement::new(asking()));
+        let placement = Placement::new(asking());
         let shared = Arc::new(Shared {
             rooms: rooms.clone(),
             cursor,

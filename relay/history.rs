@@ -34,7 +34,7 @@ const VOUCHING: usize = 2;
 pub struct History {
     inquiries: Arc<Inquiries>,
     cursors: Gathering<Cursor, Verdict>,
-    placement: Arc<Placement>,
+    placement: Placement,
     registry: watch::Receiver<Arc<Registry>>,
 }
 
@@ -51,7 +51,7 @@ impl History {
     /// Asks by these sessions.
     pub fn new(
         inquiries: Inquiries,
-        placement: Arc<Placement>,
+        placement: Placement,
         registry: watch::Receiver<Arc<Registry>>,
     ) -> History {
         let inquiries = Arc::new(inquiries);

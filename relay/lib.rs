@@ -24,7 +24,7 @@
 //! | [`outbox`], [`connection`] | what waits for one client and is written to its [`socket`] | other clients |
 //!
 //! Beside the way: [`token`] and [`gate`] (who somebody is), [`policy`] (what SQL says of who may see what,
-//! by each record's [`standing`]), [`inquiries`] (the sessions by which it and the journal are asked),
+//! by each record's [`standing`], remembered as [`answers`]), [`inquiries`] (the sessions by which it and the journal are asked),
 //! [`gathering`] (what many ask at once, asked together),
 //! [`subscription`] and [`history`] (what is asked for one who subscribes), [`protocol`] (what clients say), [`frame`] (RFC 6455),
 //! [`deflate`] (RFC 7692), [`server`] (HTTP routes,
@@ -61,6 +61,7 @@
 //! socket anew and keep buffers for each, so [`frame`] is our own: small, pure, compared with
 //! tungstenite's decoder on the same bytes in `tests/frame.rs`, and fuzzed under `tests/fuzz`.
 
+pub mod answers;
 pub mod audit;
 pub mod canary;
 pub mod change;

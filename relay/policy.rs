@@ -1,18 +1,19 @@
 //! The policy, as the relay asks it: SQL functions that the CRM's owner may replace (`sql/55_policy.sql`).
 //!
 //! What an answer depends on is a token's claims and a record's access columns, and what Postgres holds
-//! of users and of records that others depend on. So answers are remembered, by [`Placement`] the
+//! of users and of records that others depend on. So [`Answers`] are remembered, by [`Placement`] the
 //! rooms of a standing and by [`crate::rooms`] who may see it, until one of those changes, and for
-//! [`REMEMBERED`] at most.
+//! [`REMEMBERED`](crate::answers::REMEMBERED) at most.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
+use crate::answers::Answers;
 use crate::change::{Action, Change};
 use crate::diff::quoted;
 use crate::gathering::Gathering;
@@ -23,9 +24,6 @@ use crate::rooms::{Asked, Command, Inquiry};
 use crate::snapshot::Cursor;
 use crate::standing::{self, Heir, Standing};
 use crate::token::Members;
-
-/// After so long everything is asked again.
-pub const REMEMBERED: Duration = Duration::from_secs(240);
 
 /// Most standings that are remembered.
 const MOST_STANDINGS: usize = 100_000;
@@ -190,6 +188,10 @@ impl Policy {
                 judge(&self.judging, inquiry, answers).await?;
                 Ok(Command::Judged(inquiry.answered(answers)))
             }
+            Asked::JudgeAgain(inquiry) => {
+                judge(&self.judging, inquiry, answers).await?;
+                Ok(Command::JudgedAgain(inquiry.answered(answers)))
+            }
             Asked::Review { rooms, resync } => {
                 let wanted: Vec<_> = rooms
                     .iter()
@@ -322,30 +324,76 @@ async fn judge(
 }
 
 /// Knows in which rooms records are.
+#[derive(Clone)]
 pub struct Placement {
-    inquiries: Inquiries,
-    known: Mutex<Known>,
-    next: AtomicU64,
+    inquiries: Arc<Inquiries>,
+    known: Arc<Mutex<Known>>,
 }
 
+/// Of what a standing is: the module, and the access columns.
+type Access = (Arc<str>, String);
+
 struct Known {
-    standings: HashMap<(Arc<str>, String), Arc<Standing>>,
-    since: Instant,
+    standings: Answers<Access, Arc<Standing>, RandomState>,
+    next: u64,
     /// Grows whenever standings are forgotten: what was asked before is not remembered.
     era: u64,
+    /// Whether some are asked for again.
+    asking_again: bool,
+}
+
+impl Known {
+    /// The standing by an answer: the one that is known, if it says nothing else.
+    fn standing(&mut self, access: &Access, rooms: Vec<String>) -> Arc<Standing> {
+        if let Some(known) = self.standings.get(access)
+            && known.rooms == rooms
+        {
+            return known.clone();
+        }
+        let standing = Standing {
+            number: self.next,
+            module: access.0.clone(),
+            access: access.1.as_str().into(),
+            rooms,
+        };
+        self.next += 1;
+        Arc::new(standing)
+    }
+
+    /// Takes in answers to what was asked in an era; gives back what was not raised for.
+    fn know(
+        &mut self,
+        era: u64,
+        asked: Vec<Access>,
+        places: Vec<Option<Vec<String>>>,
+    ) -> Vec<(Access, Arc<Standing>)> {
+        self.standings.expect(asked.len());
+        let mut standings = Vec::with_capacity(asked.len());
+        for (access, rooms) in asked.into_iter().zip(places) {
+            let Some(rooms) = rooms else {
+                continue;
+            };
+            let standing = self.standing(&access, rooms);
+            if self.era == era {
+                self.standings.insert(access.clone(), standing.clone());
+            }
+            standings.push((access, standing));
+        }
+        standings
+    }
 }
 
 impl Placement {
     /// Asks by these sessions.
     pub fn new(inquiries: Inquiries) -> Placement {
         Placement {
-            inquiries,
-            known: Mutex::new(Known {
-                standings: HashMap::new(),
-                since: Instant::now(),
+            inquiries: Arc::new(inquiries),
+            known: Arc::new(Mutex::new(Known {
+                standings: Answers::new(MOST_STANDINGS),
+                next: 0,
                 era: 0,
-            }),
-            next: AtomicU64::new(0),
+                asking_again: false,
+            })),
         }
     }
 
@@ -385,57 +433,62 @@ impl Placement {
         &self,
         changes: &[Change],
         accesses: &[(Option<String>, Option<String>)],
-    ) -> Result<HashMap<(Arc<str>, String), Arc<Standing>>, NotTold> {
+    ) -> Result<HashMap<Access, Arc<Standing>>, NotTold> {
         let mut standings = HashMap::new();
-        let mut wanted: HashSet<(&str, &str)> = HashSet::new();
+        let mut wanted: HashSet<Access> = HashSet::new();
+        let mut aged: HashSet<Access> = HashSet::new();
         let era = {
             let mut known = self.known();
-            if known.since.elapsed() >= REMEMBERED || known.standings.len() > MOST_STANDINGS {
-                known.standings.clear();
-                known.since = Instant::now();
-            }
+            known.standings.pass();
             for (change, (before, after)) in changes.iter().zip(accesses) {
                 for access in before.iter().chain(after) {
                     let key = (change.module.clone(), access.clone());
-                    match known.standings.get(&key) {
-                        Some(standing) => _ = standings.insert(key, standing.clone()),
-                        None => _ = wanted.insert((&change.module, access)),
+                    let Some(standing) = known.standings.get(&key) else {
+                        wanted.insert(key);
+                        continue;
+                    };
+                    if !known.standings.is_recent(&key) {
+                        aged.insert(key.clone());
                     }
+                    standings.insert(key, standing.clone());
                 }
+            }
+            if !aged.is_empty() && !known.asking_again {
+                known.asking_again = true;
+                tokio::spawn(self.clone().ask_again(known.era, Vec::from_iter(aged)));
             }
             known.era
         };
-        let wanted: Vec<(&str, &str)> = wanted.into_iter().collect();
+        let wanted: Vec<Access> = wanted.into_iter().collect();
         let mut places = Vec::new();
         let asked = self.ask_places(&wanted, &mut places).await;
-        let mut known = self.known();
-        for ((module, access), rooms) in wanted.into_iter().zip(places) {
-            let Some(rooms) = rooms else {
-                continue;
-            };
-            let standing = Arc::new(Standing {
-                number: self.next.fetch_add(1, Ordering::Relaxed),
-                module: module.into(),
-                access: access.into(),
-                rooms,
-            });
-            let key = (Arc::from(module), access.to_owned());
-            if known.era == era {
-                known.standings.insert(key.clone(), standing.clone());
-            }
-            standings.insert(key, standing);
-        }
+        standings.extend(self.known().know(era, wanted, places));
         // what was answered before is known when this is asked again
         asked.map(|()| standings)
     }
 
+    /// Asks again for what is told by an answer that is not new any more. Whatever is not answered now is
+    /// asked for again when it is needed.
+    async fn ask_again(self, era: u64, aged: Vec<Access>) {
+        let mut places = Vec::new();
+        if let Err(error) = self.ask_places(&aged, &mut places).await {
+            tracing::warn!(%error, "could not ask the policy again where records are");
+        }
+        let mut known = self.known();
+        known.know(era, aged, places);
+        known.asking_again = false;
+    }
+
     async fn ask_places(
         &self,
-        wanted: &[(&str, &str)],
+        wanted: &[Access],
         places: &mut Vec<Option<Vec<String>>>,
     ) -> Result<(), NotTold> {
+        let wanted: Vec<(&str, &str)> = (wanted.iter())
+            .map(|(module, access)| (&**module, access.as_str()))
+            .collect();
         let mut pieces = Pieces::default();
-        while let Some(piece) = pieces.next(wanted, places.len()) {
+        while let Some(piece) = pieces.next(&wanted, places.len()) {
             let told = (self.inquiries)
                 .ask(async |journal| journal.places(piece).await)
                 .await;
@@ -482,7 +535,7 @@ impl Placement {
         // where the heirs are placed depends on it
         let mut known = self.known();
         known.era += 1;
-        known.standings.retain(|(module, _), _| {
+        known.standings.retain(|(module, _)| {
             let known = registry.module(module);
             let of = known.and_then(|known| known.access_of.as_deref());
             !of.is_some_and(|of| modules.contains(of))
@@ -518,5 +571,38 @@ fn accesses(change: &mut Change, registry: &Registry) -> (Option<String>, Option
             change.action = Action::Truncated;
             (None, None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::Database;
+
+    #[test]
+    fn a_standing_that_is_asked_again_is_the_same_unless_its_rooms_are_others() {
+        let placement = Placement::new(Inquiries::new(
+            Database::of("postgresql://nobody@127.0.0.1:1/nothing").unwrap(),
+            "test",
+            1,
+        ));
+        let mut known = placement.known();
+        let mut know = |era, rooms: Option<&str>| {
+            let access = (Arc::from("leads"), r#"{"team":1}"#.to_owned());
+            let rooms = rooms.map(|room| vec![room.to_owned()]);
+            let standings = known.know(era, vec![access.clone()], vec![rooms]);
+            let told = standings.into_iter().next();
+            (
+                told.map(|(_, standing)| standing.number),
+                known.standings.get(&access).map(|known| known.number),
+            )
+        };
+        assert_eq!(know(0, Some("team:1")), (Some(0), Some(0)));
+        assert_eq!(know(0, Some("team:1")), (Some(0), Some(0)));
+        assert_eq!(know(0, Some("team:2")), (Some(1), Some(1)));
+        // it raises: what is known counts for as long as it does
+        assert_eq!(know(0, None), (None, Some(1)));
+        // asked before all was forgotten: told, and not remembered
+        assert_eq!(know(7, Some("team:1")), (Some(2), Some(1)));
     }
 }

@@ -141,7 +141,7 @@ pub struct Reader {
     began: Option<Arc<Place>>,
     /// Of a batch that was interrupted: what of it was handed on, by transaction its greatest `seq`.
     handed_on: HashMap<u64, u64>,
-    placement: Arc<Placement>,
+    placement: Placement,
     look: Arc<Notify>,
     /// Whether it ever was in contact with Postgres.
     has_read: bool,
@@ -154,7 +154,7 @@ impl Reader {
     /// when `look` says that somebody waits for it.
     pub fn new(
         database: Database,
-        placement: Arc<Placement>,
+        placement: Placement,
         rooms: mpsc::Sender<Command>,
         told: Told,
         look: Arc<Notify>,

@@ -30,7 +30,7 @@ use crate::policy::Credential;
 use crate::recent::Recent;
 use crate::traffic::Traffic;
 
-use access::{Access, Pending};
+use access::{Access, Doubts, Pending};
 
 pub use access::Judges;
 pub use command::{
@@ -115,7 +115,7 @@ impl Rooms {
             fresh: HashMap::new(),
             ahead: Vec::new(),
             look,
-            access: Access::default(),
+            access: Access::open(),
             disconnected: HashMap::new(),
             pending: Pending::new(),
             begun: false,
@@ -229,6 +229,7 @@ impl Rooms {
                 self.tell_news();
             }
             Command::Known(verdicts) => self.access.know(verdicts),
+            Command::JudgedAgain(verdicts) => self.access.judged_again(verdicts),
             Command::Reviewed { rooms, resync } => self.reviewed(rooms, resync),
             Command::Watch(mut viewer) => {
                 if self.is_refused(viewer.bearer()) {
@@ -258,14 +259,15 @@ impl Rooms {
                         self.count_flood(&events);
                         self.begun = true;
                     }
-                    let mut doubts = FxHashMap::default();
+                    self.access.pass();
+                    let mut doubts = Doubts::default();
                     self.doubts(&events, true, &mut doubts);
-                    if !doubts.is_empty() {
+                    if !doubts.unknown.is_empty() {
                         self.pending.push_front(Command::Publish { events });
                         // What waits behind it is asked about with it, so far as that keeps nobody
                         // waiting; of what may be a flood it is known when it begins.
                         for news in self.pending.iter().skip(1) {
-                            if doubts.len() >= ASKED_AHEAD {
+                            if doubts.unknown.len() >= ASKED_AHEAD {
                                 break;
                             }
                             if let Command::Publish { events } = news
@@ -274,9 +276,10 @@ impl Rooms {
                                 self.doubts(events, false, &mut doubts);
                             }
                         }
-                        self.access.ask(doubts);
+                        self.access.ask(doubts.unknown);
                         return;
                     }
+                    self.access.ask_again(doubts.aged);
                     self.begun = false;
                     self.publish(events);
                 }
@@ -299,6 +302,7 @@ impl Rooms {
                     if !is_first {
                         let rooms: Vec<Arc<str>> = self.rooms.keys().cloned().collect();
                         self.resync(&rooms, why);
+                        self.access.forget();
                         self.review_everybody();
                     }
                     self.catch_up();

@@ -160,7 +160,7 @@ pub async fn serve(
     let (read, throttled) = mpsc::channel(COMMANDS);
     let throttle = Throttle::new(config.throttle);
     let throttling = tokio::spawn(throttle.run(throttled, told));
-    let placement = Arc::new(Placement::new(asking("placement", PLACEMENT)));
+    let placement = Placement::new(asking("placement", PLACEMENT));
     let mut reader = Reader::new(
         config.database.clone(),
         placement.clone(),

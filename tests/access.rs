@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crm_relay::answers::TURN;
 use crm_relay::change::{Action, Change};
 use crm_relay::event::Event;
 use crm_relay::frame;
@@ -17,14 +18,15 @@ use crm_relay::policy::{Credential, Question};
 use crm_relay::reader::events;
 use crm_relay::registry::{KeyForm, Module, Registry};
 use crm_relay::rooms::{
-    Asked, Bearer, Beginning, Bounds, Command, Enter, Judges, Missed, Reply, Rooms, Subscribe,
-    Verdicts,
+    Asked, Bearer, Beginning, Bounds, Command, Enter, Inquiry, Judges, Missed, Reply, Rooms,
+    Subscribe, Verdicts,
 };
 use crm_relay::snapshot::{Cursor, Place, Position, Snapshot};
 use crm_relay::standing::Standing;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
@@ -52,6 +54,8 @@ enum Step {
     Think,
     /// Its answer arrives.
     Answer,
+    /// Time passes, and answers are not as good as new any more.
+    Wait,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -63,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Register),
         5 => Just(Step::Think),
         5 => Just(Step::Answer),
+        1 => Just(Step::Wait),
     ]
 }
 
@@ -239,6 +244,8 @@ struct Wish {
 }
 
 struct World {
+    /// Whose time passes when it is told to.
+    time: Arc<Runtime>,
     database: Database,
     rooms: Rooms,
     place: Arc<Place>,
@@ -262,6 +269,13 @@ struct World {
 
 impl World {
     fn new(recent_bytes: usize) -> World {
+        let time = runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let time = Arc::new(time);
+        let _now = time.enter();
         let database = Database::new();
         let bounds = Bounds {
             recent_bytes,
@@ -301,6 +315,7 @@ impl World {
             welcome: frame::text(b"{}"),
         })));
         World {
+            time: time.clone(),
             database,
             rooms,
             place,
@@ -319,7 +334,10 @@ impl World {
     }
 
     fn go(&mut self, step: Step) {
+        let time = self.time.clone();
+        let _now = time.enter();
         match step {
+            Step::Wait => time.block_on(tokio::time::advance(TURN)),
             Step::Edit {
                 record,
                 team,
@@ -498,18 +516,14 @@ impl World {
                 self.questions.push_back(question);
             }
         }
+        let judged = |inquiry: Inquiry| {
+            let answers = (inquiry.questions.iter()).map(|question| self.database.judge(question));
+            inquiry.answered(&answers.collect::<Vec<_>>())
+        };
         let answer = match self.questions.pop_front() {
             None => return,
-            Some(Asked::Judge(inquiry)) => {
-                let judged = |question: Question| {
-                    let answer = self.database.judge(&question);
-                    (question, answer)
-                };
-                Command::Judged(Verdicts {
-                    answers: inquiry.questions.into_iter().map(judged).collect(),
-                    era: inquiry.era,
-                })
-            }
+            Some(Asked::Judge(inquiry)) => Command::Judged(judged(inquiry)),
+            Some(Asked::JudgeAgain(inquiry)) => Command::JudgedAgain(judged(inquiry)),
             Some(Asked::Review { rooms, resync }) => Command::Reviewed {
                 rooms: rooms
                     .into_iter()
@@ -728,6 +742,8 @@ fn bulk(world: &mut World, records: std::ops::Range<u64>, rooms: &[&str]) -> Vec
 }
 
 fn publish(world: &mut World, changes: Vec<Change>) {
+    let time = world.time.clone();
+    let _now = time.enter();
     let events = events(changes, &registry(), &world.place);
     world.rooms.obey(Command::Publish { events });
 }
@@ -746,6 +762,82 @@ fn told(world: &World, kind: &str) -> Vec<Value> {
     let frames = frames.iter();
     let frames = frames.map(|frame| serde_json::from_slice::<Value>(frame.payload()).unwrap());
     frames.filter(|frame| frame["type"] == kind).collect()
+}
+
+/// What is asked again, beside.
+fn again(world: &mut World) -> Option<Inquiry> {
+    match world.asked[1].try_recv() {
+        Ok(Asked::JudgeAgain(inquiry)) => Some(inquiry),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_is_known_for_a_while_is_told_and_asked_again_beside() {
+    let mut world = at_home();
+    let some = bulk(&mut world, 100..103, &["team:0"]);
+    publish(&mut world, some.clone());
+    let Ok(Asked::Judge(inquiry)) = world.asked[0].try_recv() else {
+        panic!("nobody is asked");
+    };
+    let answers = Command::Judged(inquiry.answered(&[true; 3]));
+    world.rooms.obey(answers);
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 3);
+    assert!(again(&mut world).is_none(), "what is new is asked again");
+    // nobody waits
+    world.go(Step::Wait);
+    publish(&mut world, some.clone());
+    publish(&mut world, some[..1].to_vec());
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 4);
+    assert_eq!(questions(&mut world), None);
+    let inquiry = again(&mut world).expect("it is asked again");
+    assert_eq!(inquiry.questions.len(), 3);
+    assert!(again(&mut world).is_none(), "two at once");
+    // until there is another answer
+    let answers = (inquiry.questions.iter()).map(|question| question.standing.number != 1001);
+    let answers = inquiry.answered(&answers.collect::<Vec<_>>());
+    world.rooms.obey(Command::JudgedAgain(answers));
+    // the one that came meanwhile
+    let inquiry = again(&mut world).expect("it is asked again");
+    assert_eq!(inquiry.questions[0].standing.number, 1000 + 100);
+    world
+        .rooms
+        .obey(Command::JudgedAgain(inquiry.answered(&[false])));
+    publish(&mut world, some.clone());
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 2, "one is hidden now");
+    assert!(again(&mut world).is_none());
+    // what nobody needed for long is asked before it is told
+    world.go(Step::Wait);
+    world.go(Step::Wait);
+    publish(&mut world, some);
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 0);
+    assert_eq!(questions(&mut world), Some(3));
+}
+
+#[test]
+fn an_answer_from_before_all_was_forgotten_counts_for_nothing_either_when_it_was_asked_again() {
+    let mut world = at_home();
+    let some = bulk(&mut world, 100..101, &["team:0"]);
+    publish(&mut world, some.clone());
+    let Ok(Asked::Judge(inquiry)) = world.asked[0].try_recv() else {
+        panic!("nobody is asked");
+    };
+    world.rooms.obey(Command::Judged(inquiry.answered(&[true])));
+    told(&world, "LEADS_UPDATED");
+    world.go(Step::Wait);
+    publish(&mut world, some.clone());
+    let inquiry = again(&mut world).expect("it is asked again");
+    // who the user is has changed since
+    world.database.of_the_user(1);
+    let moved = world.database.journal.last().cloned().unwrap();
+    publish(&mut world, vec![moved]);
+    world
+        .rooms
+        .obey(Command::JudgedAgain(inquiry.answered(&[true])));
+    told(&world, "LEADS_UPDATED");
+    publish(&mut world, some);
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 0);
+    assert_eq!(questions(&mut world), Some(1));
 }
 
 #[test]

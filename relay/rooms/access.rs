@@ -5,21 +5,25 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Asked, Bearer, Command, Inquiry, Member, Rooms, Verdicts, abandon};
+use crate::answers::{Answers, REMEMBERED};
 use crate::event::{Changed, Event};
 use crate::frame::{self, Frame};
 use crate::outbox::Close;
-use crate::policy::{Credential, Question, REMEMBERED};
+use crate::policy::{Credential, Question};
 use crate::registry::is_scope;
 use crate::replay::Eyes;
 
 /// Most answers that are remembered.
 const MOST_VERDICTS: usize = 1_000_000;
+
+/// Most questions that are asked again at once.
+const ASKED_AGAIN: usize = 1000;
 
 /// How long after an access that may have changed for many everybody is asked about again.
 const REVIEW_SOON: Duration = Duration::from_secs(10);
@@ -32,24 +36,38 @@ const ROOMS_A_REVIEW: usize = 500;
 pub struct Judges {
     /// Takes [`Asked::Judge`]; one question is out at a time.
     pub now: mpsc::Sender<Asked>,
-    /// Takes [`Asked::Review`]; the same.
+    /// Takes [`Asked::JudgeAgain`] and [`Asked::Review`]; the same.
     pub later: mpsc::Sender<Asked>,
 }
 
-/// What is known of who may see what.
+/// Questions, by credential and standing.
+pub(super) type Questions = FxHashMap<(u64, u64), Question>;
+
+/// Of what is to be told, what the policy is to be asked.
 #[derive(Default)]
+pub(super) struct Doubts {
+    /// What nobody has judged: it must be asked before.
+    pub unknown: Questions,
+    /// What is told by an answer that is not new any more: it is asked again beside.
+    pub aged: Questions,
+}
+
+/// What is known of who may see what.
 pub(super) struct Access {
     /// Where questions go; None where everybody may see everything.
     judges: Option<Judges>,
     /// By credential and standing.
-    verdicts: FxHashMap<(u64, u64), bool>,
+    verdicts: Answers<(u64, u64), bool, FxBuildHasher>,
     /// Grows whenever answers are forgotten.
     era: u64,
     /// Whether an answer is awaited.
     asking: bool,
-    /// Reviews that are yet to be asked for.
-    reviews: VecDeque<Asked>,
-    reviewing: bool,
+    /// What is to be asked again, and whether some of it is.
+    again: Questions,
+    asking_again: bool,
+    /// What is yet to be asked for that nothing waits for.
+    later: VecDeque<Asked>,
+    asking_later: bool,
     /// What became live while a review is out, whose answer may be older than the grant.
     begun: HashSet<(Member, Arc<str>)>,
     /// When everybody is to be reviewed.
@@ -73,6 +91,22 @@ impl Eyes for Looking<'_> {
 }
 
 impl Access {
+    /// Everybody may see everything.
+    pub fn open() -> Access {
+        Access {
+            judges: None,
+            verdicts: Answers::new(MOST_VERDICTS),
+            era: 0,
+            asking: false,
+            again: Questions::default(),
+            asking_again: false,
+            later: VecDeque::new(),
+            asking_later: false,
+            begun: HashSet::new(),
+            review_at: None,
+        }
+    }
+
     /// Asks these from now on.
     pub fn begin(&mut self, judges: Judges) {
         self.judges = Some(judges);
@@ -106,30 +140,31 @@ impl Access {
         )
     }
 
-    /// Adds what must be asked before this one can be told of this change.
-    pub fn doubt(
-        &self,
-        who: &Arc<Credential>,
-        changed: &Changed,
-        doubts: &mut FxHashMap<(u64, u64), Question>,
-    ) {
+    /// Adds what is to be asked when this one is told of this change.
+    pub fn doubt(&self, who: &Arc<Credential>, changed: &Changed, doubts: &mut Doubts) {
         let (before, after) = changed.standings();
         let other = before.filter(|old| after.is_none_or(|new| new.number != old.number));
         for standing in after.into_iter().chain(other) {
             let key = (who.number, standing.number);
-            if !self.verdicts.contains_key(&key) {
-                doubts.entry(key).or_insert_with(|| Question {
-                    who: who.clone(),
-                    standing: standing.clone(),
-                });
+            if self.verdicts.is_recent(&key) {
+                continue;
             }
+            let questions = match self.verdicts.get(&key) {
+                None => &mut doubts.unknown,
+                Some(_) if doubts.aged.len() < ASKED_AGAIN => &mut doubts.aged,
+                Some(_) => continue,
+            };
+            questions.entry(key).or_insert_with(|| Question {
+                who: who.clone(),
+                standing: standing.clone(),
+            });
         }
     }
 
     /// These questions, as they are to be asked now: those of one person together, who is looked up once
     /// for all that are asked at once.
-    pub fn inquiry(&self, doubts: FxHashMap<(u64, u64), Question>) -> Inquiry {
-        let mut questions: Vec<Question> = doubts.into_values().collect();
+    pub fn inquiry(&self, questions: Questions) -> Inquiry {
+        let mut questions: Vec<Question> = questions.into_values().collect();
         questions.sort_unstable_by_key(|question| (question.who.number, question.standing.number));
         Inquiry {
             questions,
@@ -138,11 +173,11 @@ impl Access {
     }
 
     /// Asks, unless an answer is awaited already.
-    pub fn ask(&mut self, doubts: FxHashMap<(u64, u64), Question>) {
-        if self.asking || doubts.is_empty() {
+    pub fn ask(&mut self, questions: Questions) {
+        if self.asking || questions.is_empty() {
             return;
         }
-        let inquiry = self.inquiry(doubts);
+        let inquiry = self.inquiry(questions);
         if let Some(judges) = &self.judges {
             self.asking = judges.now.try_send(Asked::Judge(inquiry)).is_ok();
         }
@@ -154,23 +189,50 @@ impl Access {
         self.know(verdicts);
     }
 
+    /// Asks again, when nothing else is asked again: what is not asked now is when it is needed again.
+    pub fn ask_again(&mut self, questions: Questions) {
+        let left = ASKED_AGAIN.saturating_sub(self.again.len());
+        self.again.extend(questions.into_iter().take(left));
+        if self.asking_again || self.again.is_empty() {
+            return;
+        }
+        let questions = std::mem::take(&mut self.again);
+        self.later
+            .push_front(Asked::JudgeAgain(self.inquiry(questions)));
+        self.asking_again = true;
+        self.ask_later();
+    }
+
+    /// Takes in answers that nothing waited for.
+    pub fn judged_again(&mut self, verdicts: Verdicts) {
+        self.asking_later = false;
+        self.asking_again = false;
+        self.know(verdicts);
+        self.ask_again(Questions::default());
+        self.ask_later();
+    }
+
+    /// Lets time pass for what is known.
+    pub fn pass(&mut self) {
+        self.verdicts.pass();
+    }
+
     /// Takes in answers.
     pub fn know(&mut self, verdicts: Verdicts) {
         if verdicts.era != self.era {
             return; // they may be about what is no longer so
         }
-        if self.verdicts.len() + verdicts.answers.len() > MOST_VERDICTS {
-            self.verdicts.clear();
+        self.verdicts.expect(verdicts.answers.len());
+        for (question, yes) in verdicts.answers {
+            let key = (question.who.number, question.standing.number);
+            self.verdicts.insert(key, yes);
         }
-        let answers = verdicts.answers.into_iter();
-        self.verdicts.extend(
-            answers.map(|(question, yes)| ((question.who.number, question.standing.number), yes)),
-        );
     }
 
     /// Forgets all answers: what they depended on is another now.
     pub fn forget(&mut self) {
         self.verdicts.clear();
+        self.again.clear();
         self.era += 1;
     }
 
@@ -190,31 +252,31 @@ impl Access {
                 resync,
             };
             if at_once {
-                self.reviews.push_front(asked);
+                self.later.push_front(asked);
             } else {
-                self.reviews.push_back(asked);
+                self.later.push_back(asked);
             }
         }
-        self.review_next();
+        self.ask_later();
     }
 
-    /// Sends the next question out, if none is.
-    fn review_next(&mut self) {
+    /// Sends the next question out that nothing waits for, if none is.
+    fn ask_later(&mut self) {
         let Some(judges) = &self.judges else {
-            self.reviews.clear();
+            self.later.clear();
             return;
         };
-        if !self.reviewing
-            && let Some(asked) = self.reviews.pop_front()
+        if !self.asking_later
+            && let Some(asked) = self.later.pop_front()
         {
             self.begun.clear();
-            self.reviewing = judges.later.try_send(asked).is_ok();
+            self.asking_later = judges.later.try_send(asked).is_ok();
         }
     }
 
     /// A room of a member has become live.
     pub fn begun(&mut self, member: Member, room: &Arc<str>) {
-        if self.reviewing {
+        if self.asking_later {
             self.begun.insert((member, room.clone()));
         }
     }
@@ -227,13 +289,13 @@ impl Rooms {
         self
     }
 
-    /// Adds what must be asked before these events can be told: nothing for rooms that the present
+    /// Adds what is to be asked when these events are told: nothing for rooms that the present
     /// transaction floods, when they are of it.
     pub(super) fn doubts(
         &self,
         events: &[Event],
         is_present: bool,
-        doubts: &mut FxHashMap<(u64, u64), Question>,
+        doubts: &mut Doubts,
     ) {
         if self.access.is_open() {
             return;
@@ -252,11 +314,12 @@ impl Rooms {
         }
     }
 
-    /// All are asked about again.
+    /// Whoever is in a room is asked about again.
     pub(super) fn review_everybody(&mut self) {
-        self.access.forget();
         self.access.review_at = Some(Instant::now() + REMEMBERED);
-        if self.access.reviews.is_empty() {
+        // unless the last time is not over
+        let mut later = self.access.later.iter();
+        if !later.any(|asked| matches!(asked, Asked::Review { .. })) {
             let all = self.held_by(|_, _| true);
             self.access.review(all, false, false);
         }
@@ -424,7 +487,7 @@ impl Rooms {
     /// Takes rooms away from those who may no longer be in them; the others fetch anew where it is
     /// asked for: what they were told meanwhile was judged by who they were for a moment.
     pub(super) fn reviewed(&mut self, rooms: Vec<(Arc<Credential>, Arc<str>, bool)>, resync: bool) {
-        self.access.reviewing = false;
+        self.access.asking_later = false;
         let begun = std::mem::take(&mut self.access.begun);
         let mut again = Vec::new();
         let mut lost: HashSet<(Member, Arc<str>)> = HashSet::new();

@@ -91,6 +91,8 @@ pub enum Command {
     Judged(Verdicts),
     /// What the policy says of what is to be told to one who comes back.
     Known(Verdicts),
+    /// What the policy says when it is asked again.
+    JudgedAgain(Verdicts),
     /// What the policy says of rooms that some are in.
     Reviewed {
         /// Who, which room, and whether they may still be in it.
@@ -299,6 +301,8 @@ pub struct Verdicts {
 pub enum Asked {
     /// Who may see what is to be told.
     Judge(Inquiry),
+    /// The same of what was told by an answer that is not new any more; nothing waits for it.
+    JudgeAgain(Inquiry),
     /// Who may still be where they are.
     Review {
         /// Who, and which room.

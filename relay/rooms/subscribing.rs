@@ -4,10 +4,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
 
-use super::access::Looking;
+use super::access::{Doubts, Looking};
 use super::{Beginning, ITSELF, Member, Missed, Reply, Rooms, Subscribe};
 use crate::event::Event;
 use crate::frame;
@@ -33,6 +32,7 @@ enum Admission {
 
 impl Rooms {
     pub(super) fn subscribe(&mut self, mut subscribe: Subscribe) {
+        self.access.pass();
         let member = subscribe.member;
         if !self.members.contains_key(&member) {
             return;
@@ -231,7 +231,7 @@ impl Rooms {
             .filter(|events: &Vec<_>| !events.is_empty())
             .collect();
         if let Some(who) = membership.who() {
-            let mut doubts = FxHashMap::default();
+            let mut doubts = Doubts::default();
             for event in missed.iter().flatten() {
                 if let Event::Changed(changed) = event
                     && changed.rooms().any(|(room, _)| wanted.contains(room))
@@ -239,9 +239,9 @@ impl Rooms {
                     self.access.doubt(who, changed, &mut doubts);
                 }
             }
-            if !doubts.is_empty() {
+            if !doubts.unknown.is_empty() {
                 return Err(Reply::WhoMaySee {
-                    asked: self.access.inquiry(doubts),
+                    asked: self.access.inquiry(doubts.unknown),
                     journal: None,
                 });
             }

@@ -1,5 +1,12 @@
 //! Who sees what: each way in, tried.
 
+use std::time::Duration;
+
+use crm_relay::answers::TURN;
+use crm_relay::inquiries::Inquiries;
+use crm_relay::journal::Journal;
+use crm_relay::policy::Placement;
+use crm_relay::postgres;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -804,6 +811,66 @@ async fn rules_of_the_crm_s_owner_count_and_outlast_an_upgrade() {
     )
     .await;
     assert_eq!(next(&mut bea).await["data"]["notes"], "x");
+}
+
+/// Moves the clock, and lets it go on from there.
+async fn after(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn where_a_record_is_counts_for_a_while_and_is_asked_again_beside() {
+    let database = office().await;
+    let place = postgres::Database::of(&database.url()).unwrap();
+    let journal = Journal::open(place.session("test").await.unwrap()).await;
+    let journal = journal.unwrap();
+    let registry = journal.registry().await.unwrap();
+    let present = journal.present().await.unwrap();
+    run(
+        &database,
+        "update listings set list_price = 1 where id = '{home}'",
+    )
+    .await;
+    let mut batch = journal.read(&present).await.unwrap();
+    let change = batch.next().await.unwrap().unwrap();
+    let placement = Placement::new(Inquiries::new(place, "placement", 2));
+    let placed = async || {
+        let mut changes = [change.clone()];
+        placement.place(&mut changes, &registry).await.unwrap();
+        let [change] = changes;
+        assert_eq!(change.before, change.after);
+        change.after.unwrap()
+    };
+    let rule = async |rooms: &str| {
+        let rooms = format!(
+            "create or replace function crm_relay.rooms_of(module text, image json) returns text[]
+               language sql stable as $$ select '{rooms}'::text[] $$"
+        );
+        database.execute(&rooms).await;
+    };
+    rule("{team:1}").await;
+    let first = placed().await;
+    assert_eq!(first.rooms, ["team:1"]);
+    // it has not to be waited for
+    rule("{team:2}").await;
+    after(TURN).await;
+    assert_eq!(placed().await.number, first.number);
+    // and then another
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while placed().await.rooms != ["team:2"] {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "nobody asked again where it is"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_ne!(placed().await.number, first.number);
+    // what was not needed for long is asked before it is told
+    rule("{team:3}").await;
+    after(TURN * 2).await;
+    assert_eq!(placed().await.rooms, ["team:3"]);
 }
 
 #[tokio::test]
