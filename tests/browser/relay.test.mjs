@@ -62,13 +62,13 @@ test("a record comes as it is, and then each change of it", async (t) => {
 test("what happens while the relay is gone comes when it is back, whole, in order and once", async (t) => {
   const made = client(t);
   const record = await listing(1);
+  const frames = await listen(made, `listings:${record.id}`);
   const statuses = [];
   made.on("status", (status) => statuses.push(status));
-  const frames = await listen(made, `listings:${record.id}`);
   const team = await listen(made, ana.rooms[1]);
   const before = await prices(800_000, 3, record);
   await api(relay.url, "break/relay", { method: "POST" });
-  await until(() => made.status, (status) => status === "reconnecting");
+  await until(() => statuses[0], Boolean);
   const meanwhile = await until(() => listing(1).catch(() => undefined), Boolean);
   const missed = await prices(810_000, 3, meanwhile);
   await until(() => made.status, (status) => status === "connected");
