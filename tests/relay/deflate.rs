@@ -247,7 +247,8 @@ async fn what_a_client_compresses_is_read_and_a_bomb_is_not_unpacked() {
         let close = raw.frame().await;
         assert_eq!(close.first, 0x88);
         assert_eq!(close.payload[..2], code.to_be_bytes());
-        let grown = relay.most_memory() - before;
+        // the kernel sums up each core's share now and then, and may have less than it had
+        let grown = relay.most_memory().saturating_sub(before);
         assert!(grown < 4096, "{grown} KiB");
     }
     // without an agreement the bit means nothing
