@@ -472,7 +472,7 @@ impl Placement {
     async fn ask_again(self, era: u64, aged: Vec<Access>) {
         let mut places = Vec::new();
         if let Err(error) = self.ask_places(&aged, &mut places).await {
-            tracing::warn!(%error, "could not ask the policy again where records are");
+            tracing::warn!(%error, "could not ask the policy again: what is known counts for now");
         }
         let mut known = self.known();
         known.know(era, aged, places);

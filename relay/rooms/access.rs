@@ -291,12 +291,7 @@ impl Rooms {
 
     /// Adds what is to be asked when these events are told: nothing for rooms that the present
     /// transaction floods, when they are of it.
-    pub(super) fn doubts(
-        &self,
-        events: &[Event],
-        is_present: bool,
-        doubts: &mut Doubts,
-    ) {
+    pub(super) fn doubts(&self, events: &[Event], is_present: bool, doubts: &mut Doubts) {
         if self.access.is_open() {
             return;
         }
