@@ -37,31 +37,28 @@ end
 $$;
 comment on function crm_relay.without(json, text[]) is 'an image without these columns, its other values as they were written';
 
-create or replace function crm_relay.without_nulls(image json, columns text[]) returns json
+create or replace function crm_relay.without_nulls(image json, nulls text[]) returns json
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   rest text := image::text;
-  column_name text;
-  expected integer := length(rest);
+  expected integer := length(rest) - length(array_to_string(nulls, ''));
+  one text;
 begin
-  foreach column_name in array columns loop
-    -- the first one has no comma before it: what would be found is a value's
-    if starts_with(rest, '{' || to_json(column_name)::text || ':') then
-      return crm_relay.without(image, columns);
-    end if;
-    expected := expected - length(to_json(column_name)::text) - 6;
-    rest := replace(rest, ',' || to_json(column_name)::text || ':null', '');
+  foreach one in array nulls loop
+    rest := replace(rest, one, '');
   end loop;
-  -- it stands in a value, too
-  if length(rest) <> expected then
-    return crm_relay.without(image, columns);
+  -- one stands in a value, too; or it is the first and has no comma, and what was found is a value's
+  if length(rest) <> expected or starts_with(image::text, '{' || substr(nulls[1], 2)) then
+    return crm_relay.without(image, array(
+      select column_name from unnest(nulls) n (one) cross join json_object_keys(('{' || substr(n.one, 2) || '}')::json) as names (column_name)));
   end if;
   return rest::json;
 end
 $$;
-comment on function crm_relay.without_nulls(json, text[]) is 'an image without these columns, which are null in it: as without(), and quick';
+comment on function crm_relay.without_nulls(json, text[]) is
+  'an image without columns that are null in it, in the table''s order and each as it stands there, such as ,"notes":null: as without(), and quick';
 alter function crm_relay.without_nulls(json, text[]) owner to crm_relay_capture;
 revoke all on function crm_relay.without_nulls(json, text[]) from public;
 
@@ -77,7 +74,7 @@ revoke all on function crm_relay.without_nulls(json, text[]) from public;
 --   none. It may hide another one under a local one: that is undone before it could show;
 -- - image()'s role may not use this schema, so that nobody gets at the function between two rows.
 -- https://www.postgresql.org/docs/current/sql-createfunction.html (SET, in the notes)
-drop function if exists crm_relay.image(anyelement, text[]);
+drop function if exists crm_relay.image(anyelement, text[]), crm_relay.images(anyelement, anyelement, json, json);
 create or replace function crm_relay.image(record anyelement) returns json
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -99,12 +96,22 @@ end
 $$;
 comment on function crm_relay.image(anyelement) is
   'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
-create or replace function crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) returns json[]
+-- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six columns
+-- between two sessions. The same are pinned wherever else a value is rendered.
+create or replace function crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) returns json[]
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+set quote_all_identifiers = off
 as $$
 declare
   rendered pg_catalog.json[];
+  nulls pg_catalog.jsonb;
 begin
   if current_user operator(pg_catalog.<>) 'crm_relay_image' then
     raise exception 'crm_relay: images() belongs to %, it must belong to crm_relay_image', current_user
@@ -114,11 +121,13 @@ begin
     rendered := array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)];
   else
     begin
+      nulls := pg_catalog.jsonb_object(others, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(others)]));
       -- a row in a row is compared as it is stored: what is compressed stays so
-      if row(row(pg_catalog.json_populate_record(old_row, others))) operator(pg_catalog.*=)
-         row(row(pg_catalog.json_populate_record(new_row, others))) then
-        rendered := array[pg_catalog.row_to_json(pg_catalog.json_populate_record(old_row, large)),
-                          pg_catalog.row_to_json(pg_catalog.json_populate_record(new_row, large)), large];
+      if row(row(pg_catalog.jsonb_populate_record(old_row, nulls))) operator(pg_catalog.*=)
+         row(row(pg_catalog.jsonb_populate_record(new_row, nulls))) then
+        nulls := pg_catalog.jsonb_object(large, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(large)]));
+        rendered := array[pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(old_row, nulls)),
+                          pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(new_row, nulls)), nulls::pg_catalog.json];
       end if;
     exception when others then
       null; -- a domain that takes no null
@@ -131,11 +140,11 @@ begin
   return rendered;
 end
 $$;
-comment on function crm_relay.images(anyelement, anyelement, json, json) is
-  'a row before and after as json, see image(); where no column that is named in large changed, those are null, and a third says so; others names all but them';
-alter function crm_relay.images(anyelement, anyelement, json, json) owner to crm_relay_image;
-revoke all on function crm_relay.images(anyelement, anyelement, json, json) from public;
-grant execute on function crm_relay.images(anyelement, anyelement, json, json) to crm_relay_capture;
+comment on function crm_relay.images(anyelement, anyelement, text[], text[]) is
+  'a row before and after as json, see image(); where none but the columns that are named in others changed, those that are named in large are null, and a third says so';
+alter function crm_relay.images(anyelement, anyelement, text[], text[]) owner to crm_relay_image;
+revoke all on function crm_relay.images(anyelement, anyelement, text[], text[]) from public;
+grant execute on function crm_relay.images(anyelement, anyelement, text[], text[]) to crm_relay_capture;
 alter function crm_relay.image(anyelement) owner to crm_relay_image;
 revoke all on function crm_relay.image(anyelement) from public;
 revoke all on function crm_relay.readable(json), crm_relay.without(json, text[]) from public;
@@ -278,6 +287,13 @@ revoke all on function crm_relay.narrowed(json[], text[], text[]) from public;
 create or replace function crm_relay.records_of(part crm_relay.module, ids text[], out record_ids text[], out record_images json[])
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+set quote_all_identifiers = off
 set lock_timeout = '10ms' -- the part's writer must not wait for whoever alters the record's table
 set row_security = on -- "off" in the writer's session would make it raise
 as $$
@@ -370,8 +386,9 @@ declare
   old_id text;
   new_id text;
   actor_id text;
-  large json;
-  others json;
+  large text[];
+  others text[];
+  nulls text[];
   unchanged text[];
   is_whole boolean; -- of an update: whether what is large and unchanged has to be there, too
   outcome text; -- 'told' or 'same'; null where the row cannot say what happened to it
@@ -394,71 +411,52 @@ begin
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   begin
-    -- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six
-    -- columns between two sessions. What is set here is undone with the block.
-    if current_setting('timezone') || ' ' || current_setting('datestyle') || ' ' || current_setting('intervalstyle') || ' '
-       || current_setting('extra_float_digits') || ' ' || current_setting('bytea_output') || ' ' || current_setting('lc_monetary') || ' '
-       || current_setting('quote_all_identifiers') not in ('UTC ISO, MDY postgres 1 hex C off', 'Etc/UTC ISO, MDY postgres 1 hex C off') then
-      perform case when current_setting('timezone') not in ('UTC', 'Etc/UTC') then set_config('timezone', 'UTC', true) end,
-              case when current_setting('datestyle') <> 'ISO, MDY' then set_config('datestyle', 'ISO, MDY', true) end,
-              case when current_setting('lc_monetary') <> 'C' then set_config('lc_monetary', 'C', true) end,
-              set_config('intervalstyle', 'postgres', true), set_config('extra_float_digits', '1', true),
-              set_config('bytea_output', 'hex', true), set_config('quote_all_identifiers', 'off', true);
-    end if;
-    -- something is stored out of line, and may be left there
+    -- something is stored out of line, and may be left there, unless the record moves
     if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then
-      select json_object_agg(a.attname, null) filter (where l.is_large), json_object_agg(a.attname, null) filter (where not l.is_large),
-             array_agg(a.attname) filter (where l.is_large)
-        into large, others, unchanged
-        from pg_attribute a
-       cross join lateral (select a.atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype)
-                                  and a.attname <> all (watched.key_columns || watched.access_columns || watched.hidden_columns)) as l (is_large)
-       where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
+      select array_agg(a.name) filter (where is_large), array_agg(a.name) filter (where not is_large and not decides),
+             array_agg(',' || to_json(a.name)::text || ':null') filter (where is_large)
+        into large, others, nulls
+        from (select attname::text, atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype),
+                     attname = any (watched.key_columns || watched.access_columns)
+                from pg_attribute
+               where attrelid = tg_relid and attnum > 0 and not attisdropped
+               order by attnum) as c (name, is_large_type, decides)
+       cross join lateral (select c.name, c.is_large_type and not c.decides and c.name <> all (watched.hidden_columns)) as a (name, is_large);
     end if;
-    loop
-      images := crm_relay.images(old, new, large, others);
-      if watched.hidden_columns <> '{}' or watched.narrow then
-        images := crm_relay.narrowed(images, watched.hidden_columns, case when watched.narrow then watched.key_columns || watched.access_columns end);
-      end if;
-      if images[1]::text = images[2]::text then
-        outcome := 'same'; -- nothing that anybody may see has changed
+    images := crm_relay.images(old, new, large, others);
+    if watched.hidden_columns <> '{}' or watched.narrow then
+      images := crm_relay.narrowed(images, watched.hidden_columns, case when watched.narrow then watched.key_columns || watched.access_columns end);
+    end if;
+    if images[1]::text = images[2]::text then
+      outcome := 'same'; -- nothing that anybody may see has changed
+      raise sqlstate 'CR000';
+    end if;
+    -- json may hold \u0000, and no operator can look into it then
+    if position(E'\\u0000' in images[1]::text) > 0 or position(E'\\u0000' in images[2]::text) > 0 then
+      seen := array[crm_relay.readable(images[1]), crm_relay.readable(images[2])];
+    else
+      seen := images;
+    end if;
+    old_marks := json_populate_record(null::crm_relay.marks, seen[1]);
+    new_marks := json_populate_record(null::crm_relay.marks, seen[2]);
+    if watched.key_columns = '{id}' then
+      old_id := old_marks.id;
+      new_id := new_marks.id;
+    elsif cardinality(watched.key_columns) = 1 then
+      old_id := seen[1] ->> watched.key_columns[1];
+      new_id := seen[2] ->> watched.key_columns[1];
+    end if;
+    if old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE' or octet_length(old_id) > 2000 or octet_length(new_id) > 2000
+       or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
+      old_id := crm_relay.record_id(seen[1], watched.key_columns);
+      new_id := crm_relay.record_id(seen[2], watched.key_columns);
+      -- a transaction that looked before the table was watched sees no registry; both images have to fit into
+      -- one journal row
+      if watched.module is null or old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE'
+         or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
         raise sqlstate 'CR000';
       end if;
-      -- json may hold \u0000, and no operator can look into it then
-      if position(E'\\u0000' in images[1]::text) > 0 or position(E'\\u0000' in images[2]::text) > 0 then
-        seen := array[crm_relay.readable(images[1]), crm_relay.readable(images[2])];
-      else
-        seen := images;
-      end if;
-      old_marks := json_populate_record(null::crm_relay.marks, seen[1]);
-      new_marks := json_populate_record(null::crm_relay.marks, seen[2]);
-      if watched.key_columns = '{id}' then
-        old_id := old_marks.id;
-        new_id := new_marks.id;
-      elsif cardinality(watched.key_columns) = 1 then
-        old_id := seen[1] ->> watched.key_columns[1];
-        new_id := seen[2] ->> watched.key_columns[1];
-      end if;
-      if old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE' or octet_length(old_id) > 2000 or octet_length(new_id) > 2000
-         or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
-        old_id := crm_relay.record_id(seen[1], watched.key_columns);
-        new_id := crm_relay.record_id(seen[2], watched.key_columns);
-        -- a transaction that looked before the table was watched sees no registry; both images have to fit into
-        -- one journal row
-        if watched.module is null or old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE'
-           or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
-          raise sqlstate 'CR000';
-        end if;
-      end if;
-      exit when tg_op <> 'UPDATE' or large is null and octet_length(images[2]::text) < watched.large_from;
-      -- where the record moves, whoever sees it enter gets the whole of it
-      is_whole := old_id <> new_id;
-      foreach column_name in array watched.access_columns loop
-        is_whole := is_whole or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
-      end loop;
-      exit when not is_whole or large is null;
-      large := null;
-    end loop;
+    end if;
     -- who made it, certain or null: what the session says, else what this very change says of itself
     actor_id := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), case
       when tg_op = 'UPDATE' then case
@@ -467,12 +465,19 @@ begin
           then new_marks.last_modified_by end
       -- a row that comes from another partition was not made here
       when tg_op = 'INSERT' and coalesce(new_marks.version, '1') = '1' then coalesce(new_marks.created_by, new_marks.user_id) end);
-    -- leave out what is large and unchanged
-    if is_whole = false then
-      if cardinality(images) = 3 then
-        images := array[crm_relay.without_nulls(images[1], unchanged), crm_relay.without_nulls(images[2], unchanged)];
+    -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
+    if cardinality(images) = 3 then
+      images := array[crm_relay.without_nulls(images[1], nulls), crm_relay.without_nulls(images[2], nulls)];
+      is_whole := false;
+    end if;
+    if tg_op = 'UPDATE' and octet_length(images[2]::text) >= watched.large_from then
+      if is_whole is null then
+        is_whole := old_id <> new_id;
+        foreach column_name in array watched.access_columns loop
+          is_whole := is_whole or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
+        end loop;
       end if;
-      if octet_length(images[2]::text) >= watched.large_from then
+      if not is_whole then
         select array_agg(n.key) into unchanged
           from json_each(seen[2]) n
          where octet_length(n.value::text) >= watched.large_from

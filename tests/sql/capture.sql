@@ -1,7 +1,7 @@
 -- the trigger: what it writes, who it names, and that nothing makes it raise
 
 begin;
-select plan(58);
+select plan(59);
 
 create function pg_temp.last(wanted text) returns text language plpgsql as $$
 declare
@@ -155,7 +155,9 @@ create cast (seen as json) with function cast_to_json(seen);
 create table rendered (id int primary key, seen seen default 'x', at timestamptz default '2026-11-23 12:00:00+00', on_day tstzrange default '[2026-11-23 12:00:00+00,)',
   days daterange default '[2026-11-01,2026-11-05)', takes interval default '-1 day 02:00:00', share float8 default 0.1::float8 + 0.2::float8, body bytea default '\x27ff',
   price money default '12.5', relation regclass default 'listings');
-select crm_relay.watch('rendered');
+create table rendered_part (id int primary key);
+select crm_relay.watch('rendered', access_columns => '{at,on_day,days,takes,share,body,price,relation}');
+select crm_relay.watch('rendered_part', part_of => 'rendered', part_link => 'id');
 insert into rendered values (0);
 create temporary table usual as select new_image::jsonb - 'id' as image from crm_relay.change where module = 'rendered';
 grant select on usual to public;
@@ -164,17 +166,24 @@ select is(image -> 'seen', '{"datestyle": "ISO, MDY", "intervalstyle": "postgres
 create temporary table odd_setting (id serial, name text, value text);
 insert into odd_setting (name, value) values ('timezone', 'Asia/Kathmandu'), ('datestyle', 'SQL, DMY'), ('intervalstyle', 'iso_8601'), ('extra_float_digits', '-5'),
   ('bytea_output', 'escape'), ('lc_monetary', 'C.UTF-8'), ('quote_all_identifiers', 'on');
-create function pg_temp.rendered_under(setting odd_setting, out written jsonb, out read jsonb) language plpgsql as $$
+create function pg_temp.rendered_under(setting odd_setting, out written jsonb, out read jsonb, out looked_up jsonb) language plpgsql as $$
 begin
   perform set_config(setting.name, setting.value, true);
   insert into public.rendered values (setting.id);
+  written := pg_temp.last('new_image')::jsonb - 'id';
+  insert into public.rendered_part values (setting.id);
+  looked_up := pg_temp.last('record_image')::jsonb - 'id';
   read := crm_relay.record_now('rendered', setting.id::text)::jsonb - 'id';
   execute format('reset %I', setting.name);
-  written := pg_temp.last('new_image')::jsonb - 'id';
 end
 $$;
-select is(array[under.written, under.read], array[usual.image, usual.image], 'whatever the session''s ' || odd.name || ' is')
+select is(array[under.written, under.read, under.looked_up], array[usual.image, usual.image, usual.image - 'seen'], 'whatever the session''s ' || odd.name || ' is')
   from odd_setting odd cross join usual cross join lateral pg_temp.rendered_under(odd) as under;
+select is(count(distinct pins), 1::bigint, 'the same is settled wherever a value is rendered')
+  from pg_proc p
+ cross join lateral (select array_agg(c order by c) from unnest(p.proconfig) c where c !~ '^(search_path|lock_timeout|row_security)=') as s (pins)
+ where p.oid in ('crm_relay.images(anyelement, anyelement, text[], text[])'::regprocedure, 'crm_relay.records_of(crm_relay.module, text[])'::regprocedure,
+                 'crm_relay.record_now(text, text)'::regprocedure);
 
 -- a cast of the owner's that breaks
 create type mood as enum ('fine');

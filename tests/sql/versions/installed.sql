@@ -140,8 +140,9 @@ declare
   old_id text;
   new_id text;
   actor_id text;
-  large json;
-  others json;
+  large text[];
+  others text[];
+  nulls text[];
   unchanged text[];
   is_whole boolean; -- of an update: whether what is large and unchanged has to be there, too
   outcome text; -- 'told' or 'same'; null where the row cannot say what happened to it
@@ -163,71 +164,52 @@ begin
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   begin
-    -- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six
-    -- columns between two sessions. What is set here is undone with the block.
-    if current_setting('timezone') || ' ' || current_setting('datestyle') || ' ' || current_setting('intervalstyle') || ' '
-       || current_setting('extra_float_digits') || ' ' || current_setting('bytea_output') || ' ' || current_setting('lc_monetary') || ' '
-       || current_setting('quote_all_identifiers') not in ('UTC ISO, MDY postgres 1 hex C off', 'Etc/UTC ISO, MDY postgres 1 hex C off') then
-      perform case when current_setting('timezone') not in ('UTC', 'Etc/UTC') then set_config('timezone', 'UTC', true) end,
-              case when current_setting('datestyle') <> 'ISO, MDY' then set_config('datestyle', 'ISO, MDY', true) end,
-              case when current_setting('lc_monetary') <> 'C' then set_config('lc_monetary', 'C', true) end,
-              set_config('intervalstyle', 'postgres', true), set_config('extra_float_digits', '1', true),
-              set_config('bytea_output', 'hex', true), set_config('quote_all_identifiers', 'off', true);
-    end if;
-    -- something is stored out of line, and may be left there
+    -- something is stored out of line, and may be left there, unless the record moves
     if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then
-      select json_object_agg(a.attname, null) filter (where l.is_large), json_object_agg(a.attname, null) filter (where not l.is_large),
-             array_agg(a.attname) filter (where l.is_large)
-        into large, others, unchanged
-        from pg_attribute a
-       cross join lateral (select a.atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype)
-                                  and a.attname <> all (watched.key_columns || watched.access_columns || watched.hidden_columns)) as l (is_large)
-       where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
+      select array_agg(a.name) filter (where is_large), array_agg(a.name) filter (where not is_large and not decides),
+             array_agg(',' || to_json(a.name)::text || ':null') filter (where is_large)
+        into large, others, nulls
+        from (select attname::text, atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype),
+                     attname = any (watched.key_columns || watched.access_columns)
+                from pg_attribute
+               where attrelid = tg_relid and attnum > 0 and not attisdropped
+               order by attnum) as c (name, is_large_type, decides)
+       cross join lateral (select c.name, c.is_large_type and not c.decides and c.name <> all (watched.hidden_columns)) as a (name, is_large);
     end if;
-    loop
-      images := crm_relay.images(old, new, large, others);
-      if watched.hidden_columns <> '{}' or watched.narrow then
-        images := crm_relay.narrowed(images, watched.hidden_columns, case when watched.narrow then watched.key_columns || watched.access_columns end);
-      end if;
-      if images[1]::text = images[2]::text then
-        outcome := 'same'; -- nothing that anybody may see has changed
+    images := crm_relay.images(old, new, large, others);
+    if watched.hidden_columns <> '{}' or watched.narrow then
+      images := crm_relay.narrowed(images, watched.hidden_columns, case when watched.narrow then watched.key_columns || watched.access_columns end);
+    end if;
+    if images[1]::text = images[2]::text then
+      outcome := 'same'; -- nothing that anybody may see has changed
+      raise sqlstate 'CR000';
+    end if;
+    -- json may hold \u0000, and no operator can look into it then
+    if position(E'\\u0000' in images[1]::text) > 0 or position(E'\\u0000' in images[2]::text) > 0 then
+      seen := array[crm_relay.readable(images[1]), crm_relay.readable(images[2])];
+    else
+      seen := images;
+    end if;
+    old_marks := json_populate_record(null::crm_relay.marks, seen[1]);
+    new_marks := json_populate_record(null::crm_relay.marks, seen[2]);
+    if watched.key_columns = '{id}' then
+      old_id := old_marks.id;
+      new_id := new_marks.id;
+    elsif cardinality(watched.key_columns) = 1 then
+      old_id := seen[1] ->> watched.key_columns[1];
+      new_id := seen[2] ->> watched.key_columns[1];
+    end if;
+    if old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE' or octet_length(old_id) > 2000 or octet_length(new_id) > 2000
+       or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
+      old_id := crm_relay.record_id(seen[1], watched.key_columns);
+      new_id := crm_relay.record_id(seen[2], watched.key_columns);
+      -- a transaction that looked before the table was watched sees no registry; both images have to fit into
+      -- one journal row
+      if watched.module is null or old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE'
+         or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
         raise sqlstate 'CR000';
       end if;
-      -- json may hold \u0000, and no operator can look into it then
-      if position(E'\\u0000' in images[1]::text) > 0 or position(E'\\u0000' in images[2]::text) > 0 then
-        seen := array[crm_relay.readable(images[1]), crm_relay.readable(images[2])];
-      else
-        seen := images;
-      end if;
-      old_marks := json_populate_record(null::crm_relay.marks, seen[1]);
-      new_marks := json_populate_record(null::crm_relay.marks, seen[2]);
-      if watched.key_columns = '{id}' then
-        old_id := old_marks.id;
-        new_id := new_marks.id;
-      elsif cardinality(watched.key_columns) = 1 then
-        old_id := seen[1] ->> watched.key_columns[1];
-        new_id := seen[2] ->> watched.key_columns[1];
-      end if;
-      if old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE' or octet_length(old_id) > 2000 or octet_length(new_id) > 2000
-         or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
-        old_id := crm_relay.record_id(seen[1], watched.key_columns);
-        new_id := crm_relay.record_id(seen[2], watched.key_columns);
-        -- a transaction that looked before the table was watched sees no registry; both images have to fit into
-        -- one journal row
-        if watched.module is null or old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE'
-           or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
-          raise sqlstate 'CR000';
-        end if;
-      end if;
-      exit when tg_op <> 'UPDATE' or large is null and octet_length(images[2]::text) < watched.large_from;
-      -- where the record moves, whoever sees it enter gets the whole of it
-      is_whole := old_id <> new_id;
-      foreach column_name in array watched.access_columns loop
-        is_whole := is_whole or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
-      end loop;
-      exit when not is_whole or large is null;
-      large := null;
-    end loop;
+    end if;
     -- who made it, certain or null: what the session says, else what this very change says of itself
     actor_id := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), case
       when tg_op = 'UPDATE' then case
@@ -236,12 +218,19 @@ begin
           then new_marks.last_modified_by end
       -- a row that comes from another partition was not made here
       when tg_op = 'INSERT' and coalesce(new_marks.version, '1') = '1' then coalesce(new_marks.created_by, new_marks.user_id) end);
-    -- leave out what is large and unchanged
-    if is_whole = false then
-      if cardinality(images) = 3 then
-        images := array[crm_relay.without_nulls(images[1], unchanged), crm_relay.without_nulls(images[2], unchanged)];
+    -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
+    if cardinality(images) = 3 then
+      images := array[crm_relay.without_nulls(images[1], nulls), crm_relay.without_nulls(images[2], nulls)];
+      is_whole := false;
+    end if;
+    if tg_op = 'UPDATE' and octet_length(images[2]::text) >= watched.large_from then
+      if is_whole is null then
+        is_whole := old_id <> new_id;
+        foreach column_name in array watched.access_columns loop
+          is_whole := is_whole or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
+        end loop;
       end if;
-      if octet_length(images[2]::text) >= watched.large_from then
+      if not is_whole then
         select array_agg(n.key) into unchanged
           from json_each(seen[2]) n
          where octet_length(n.value::text) >= watched.large_from
@@ -612,12 +601,20 @@ end
 $$;
 ALTER FUNCTION crm_relay.image(record anyelement) OWNER TO crm_relay_image;
 COMMENT ON FUNCTION crm_relay.image(record anyelement) IS 'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
-CREATE FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) RETURNS json[]
+CREATE FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) RETURNS json[]
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO, MDY'
+    SET "IntervalStyle" TO 'postgres'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    SET lc_monetary TO 'C'
+    SET quote_all_identifiers TO 'off'
     AS $$
 declare
   rendered pg_catalog.json[];
+  nulls pg_catalog.jsonb;
 begin
   if current_user operator(pg_catalog.<>) 'crm_relay_image' then
     raise exception 'crm_relay: images() belongs to %, it must belong to crm_relay_image', current_user
@@ -627,11 +624,13 @@ begin
     rendered := array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)];
   else
     begin
+      nulls := pg_catalog.jsonb_object(others, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(others)]));
       -- a row in a row is compared as it is stored: what is compressed stays so
-      if row(row(pg_catalog.json_populate_record(old_row, others))) operator(pg_catalog.*=)
-         row(row(pg_catalog.json_populate_record(new_row, others))) then
-        rendered := array[pg_catalog.row_to_json(pg_catalog.json_populate_record(old_row, large)),
-                          pg_catalog.row_to_json(pg_catalog.json_populate_record(new_row, large)), large];
+      if row(row(pg_catalog.jsonb_populate_record(old_row, nulls))) operator(pg_catalog.*=)
+         row(row(pg_catalog.jsonb_populate_record(new_row, nulls))) then
+        nulls := pg_catalog.jsonb_object(large, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(large)]));
+        rendered := array[pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(old_row, nulls)),
+                          pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(new_row, nulls)), nulls::pg_catalog.json];
       end if;
     exception when others then
       null; -- a domain that takes no null
@@ -644,8 +643,8 @@ begin
   return rendered;
 end
 $$;
-ALTER FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) OWNER TO crm_relay_image;
-COMMENT ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) IS 'a row before and after as json, see image(); where no column that is named in large changed, those are null, and a third says so; others names all but them';
+ALTER FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) OWNER TO crm_relay_image;
+COMMENT ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) IS 'a row before and after as json, see image(); where none but the columns that are named in others changed, those that are named in large are null, and a third says so';
 CREATE PROCEDURE crm_relay.in_short_transaction(IN command text, IN about text)
     LANGUAGE plpgsql
     AS $$
@@ -1100,6 +1099,13 @@ COMMENT ON FUNCTION crm_relay.record_now(module text, id text) IS 'a record as i
 CREATE FUNCTION crm_relay.records_of(part crm_relay.module, ids text[], OUT record_ids text[], OUT record_images json[]) RETURNS record
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO, MDY'
+    SET "IntervalStyle" TO 'postgres'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    SET lc_monetary TO 'C'
+    SET quote_all_identifiers TO 'off'
     SET lock_timeout TO '10ms'
     SET row_security TO 'on'
     AS $_$
@@ -2391,32 +2397,28 @@ end
 $$;
 ALTER FUNCTION crm_relay.without(image json, columns text[]) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.without(image json, columns text[]) IS 'an image without these columns, its other values as they were written';
-CREATE FUNCTION crm_relay.without_nulls(image json, columns text[]) RETURNS json
+CREATE FUNCTION crm_relay.without_nulls(image json, nulls text[]) RETURNS json
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
   rest text := image::text;
-  column_name text;
-  expected integer := length(rest);
+  expected integer := length(rest) - length(array_to_string(nulls, ''));
+  one text;
 begin
-  foreach column_name in array columns loop
-    -- the first one has no comma before it: what would be found is a value's
-    if starts_with(rest, '{' || to_json(column_name)::text || ':') then
-      return crm_relay.without(image, columns);
-    end if;
-    expected := expected - length(to_json(column_name)::text) - 6;
-    rest := replace(rest, ',' || to_json(column_name)::text || ':null', '');
+  foreach one in array nulls loop
+    rest := replace(rest, one, '');
   end loop;
-  -- it stands in a value, too
-  if length(rest) <> expected then
-    return crm_relay.without(image, columns);
+  -- one stands in a value, too; or it is the first and has no comma, and what was found is a value's
+  if length(rest) <> expected or starts_with(image::text, '{' || substr(nulls[1], 2)) then
+    return crm_relay.without(image, array(
+      select column_name from unnest(nulls) n (one) cross join json_object_keys(('{' || substr(n.one, 2) || '}')::json) as names (column_name)));
   end if;
   return rest::json;
 end
 $$;
-ALTER FUNCTION crm_relay.without_nulls(image json, columns text[]) OWNER TO crm_relay_capture;
-COMMENT ON FUNCTION crm_relay.without_nulls(image json, columns text[]) IS 'an image without these columns, which are null in it: as without(), and quick';
+ALTER FUNCTION crm_relay.without_nulls(image json, nulls text[]) OWNER TO crm_relay_capture;
+COMMENT ON FUNCTION crm_relay.without_nulls(image json, nulls text[]) IS 'an image without columns that are null in it, in the table''s order and each as it stands there, such as ,"notes":null: as without(), and quick';
 CREATE VIEW crm_relay.audit AS
  SELECT c.changed_at,
     c.txid,
@@ -2870,7 +2872,7 @@ GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_a
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_snapshot;
-GRANT ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) TO crm_relay_capture;
+GRANT ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_audit;
@@ -3013,7 +3015,7 @@ REVOKE ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, 
 REVOKE ALL ON FUNCTION crm_relay.fingerprint(function oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.image(record anyelement) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large json, others json) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_private(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) FROM PUBLIC;
@@ -3061,7 +3063,7 @@ REVOKE ALL ON FUNCTION crm_relay.watch(target regclass, module text, event text,
 REVOKE ALL ON FUNCTION crm_relay.watch_call(watched crm_relay.module, relation text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.watch_command(relation regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.without(image json, columns text[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.without_nulls(image json, columns text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.without_nulls(image json, nulls text[]) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE crm_relay.in_short_transaction(IN command text, IN about text) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE crm_relay.unwatch_all() FROM PUBLIC;
 REVOKE ALL ON PROCEDURE crm_relay.watch_crm(IN crm_schema text) FROM PUBLIC;
