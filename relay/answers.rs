@@ -26,8 +26,6 @@ pub struct Answers<K, V, S> {
     most: usize,
     /// When this turn began.
     began: Instant,
-    /// How often something came to be not as good any more.
-    turns: u64,
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher + Default> Answers<K, V, S> {
@@ -38,22 +36,21 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> Answers<K, V, S> {
             aged: HashMap::default(),
             most: most / 2,
             began: Instant::now(),
-            turns: 0,
         }
     }
 
-    /// Lets time pass: to be called before answers are needed.
-    pub fn pass(&mut self) {
+    /// Lets time pass: to be called before answers are needed. Tells whether any is not as good as it was.
+    pub fn pass(&mut self) -> bool {
         let turns = self.began.elapsed().as_secs() / TURN.as_secs();
         for _ in 0..turns.min(2) {
             self.turn();
         }
         self.began += Duration::from_secs(TURN.as_secs() * turns);
+        turns > 0
     }
 
     fn turn(&mut self) {
         self.aged = std::mem::take(&mut self.recent);
-        self.turns += 1;
     }
 
     /// An answer, if there is one that counts.
@@ -61,9 +58,9 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> Answers<K, V, S> {
         self.recent.get(asked).or_else(|| self.aged.get(asked))
     }
 
-    /// Whether an answer is as good as new.
-    pub fn is_recent(&self, asked: &K) -> bool {
-        self.recent.contains_key(asked)
+    /// An answer that is as good as new.
+    pub fn recent(&self, asked: &K) -> Option<&V> {
+        self.recent.get(asked)
     }
 
     /// Makes room for so many more.
@@ -106,7 +103,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(asked_at)).await;
             known.pass();
             known.insert(1, 'a');
-            assert!(known.is_recent(&1));
+            assert!(known.recent(&1).is_some());
             let mut counted = 0;
             for second in 1..=REMEMBERED.as_secs() {
                 tokio::time::advance(Duration::from_secs(1)).await;
@@ -114,7 +111,7 @@ mod tests {
                 if known.get(&1).is_some() {
                     counted = second;
                 }
-                assert!(second < TURN.as_secs() || !known.is_recent(&1));
+                assert!(second < TURN.as_secs() || known.recent(&1).is_none());
             }
             assert!(counted >= TURN.as_secs() - 1 && counted < REMEMBERED.as_secs());
         }
@@ -131,7 +128,7 @@ mod tests {
         known.insert(2, 'b');
         tokio::time::advance(TURN - Duration::from_secs(1)).await;
         known.pass();
-        assert!(known.is_recent(&2));
+        assert!(known.recent(&2).is_some());
     }
 
     #[test]

@@ -447,7 +447,7 @@ impl Placement {
                         wanted.insert(key);
                         continue;
                     };
-                    if !known.standings.is_recent(&key) {
+                    if known.standings.recent(&key).is_none() {
                         aged.insert(key.clone());
                     }
                     standings.insert(key, standing.clone());

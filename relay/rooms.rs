@@ -10,6 +10,7 @@ mod command;
 mod delivery;
 mod subscribing;
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -46,7 +47,7 @@ const ASKED_AHEAD: usize = 1000;
 
 /// All rooms and their members.
 pub struct Rooms {
-    rooms: HashMap<Arc<str>, FxHashSet<Member>>,
+    rooms: HashMap<Arc<str>, Room>,
     members: FxHashMap<Member, Membership>,
     recent: Recent,
     /// Whether it holds what was told before this relay began, or as much of that as it ever will.
@@ -74,6 +75,18 @@ pub struct Rooms {
     /// Of the present transaction, when it is a large one: its number of changes by scope room.
     flood: (u64, HashMap<String, usize>),
 }
+
+/// A room.
+#[derive(Default)]
+struct Room {
+    members: FxHashSet<Member>,
+    /// By which knowledge all of them may see records that stand in which way: one after the other is looked
+    /// up only where that is not so.
+    all_see: Cell<Option<Agreed>>,
+}
+
+/// The standing before and after a change, and the version of what is known of access.
+type Agreed = (Option<u64>, Option<u64>, u64);
 
 /// A member: where its frames go, in which rooms it is, and who it is.
 struct Membership {
@@ -354,7 +367,7 @@ impl Rooms {
             let sizes = self
                 .rooms
                 .iter()
-                .map(|(room, members)| (members.len(), room));
+                .map(|(name, room)| (room.members.len(), name));
             let crowded = greatest(sizes, most);
             survey.crowded = crowded
                 .map(|(members, room)| (room.clone(), members))
@@ -422,10 +435,10 @@ fn greatest<T: Ord>(all: impl Iterator<Item = T>, most: usize) -> impl Iterator<
 }
 
 /// Takes a member out of a room, and the room away when it was the last.
-fn abandon(rooms: &mut HashMap<Arc<str>, FxHashSet<Member>>, room: Arc<str>, member: Member) {
+fn abandon(rooms: &mut HashMap<Arc<str>, Room>, room: Arc<str>, member: Member) {
     if let Entry::Occupied(mut entry) = rooms.entry(room) {
-        entry.get_mut().remove(&member);
-        if entry.get().is_empty() {
+        entry.get_mut().members.remove(&member);
+        if entry.get().members.is_empty() {
             entry.remove();
         }
     }

@@ -841,6 +841,87 @@ fn an_answer_from_before_all_was_forgotten_counts_for_nothing_either_when_it_was
 }
 
 #[test]
+fn whoever_comes_into_a_room_where_all_see_is_asked_about_and_so_is_who_becomes_somebody_else() {
+    let mut world = at_home();
+    let some = bulk(&mut world, 100..101, &["team:0"]);
+    publish(&mut world, some.clone());
+    let answer = |world: &mut World, yes: bool| {
+        let Ok(Asked::Judge(inquiry)) = world.asked[0].try_recv() else {
+            panic!("nobody is asked");
+        };
+        let [question] = &inquiry.questions[..] else {
+            panic!("others are asked about, too: {inquiry:?}");
+        };
+        let number = question.who.number;
+        world.rooms.obey(Command::Judged(inquiry.answered(&[yes])));
+        (number, inquiry)
+    };
+    let (number, inquiry) = answer(&mut world, true);
+    assert_eq!(number, 1);
+    publish(&mut world, some.clone());
+    assert_eq!(questions(&mut world), None);
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 2);
+    // another answer, which somebody else waited for
+    for (yes, events) in [(false, 0), (true, 1)] {
+        let answers = inquiry.answered(&[yes]);
+        world.rooms.obey(Command::Known(answers));
+        publish(&mut world, some.clone());
+        assert_eq!(told(&world, "LEADS_UPDATED").len(), events);
+    }
+
+    let bearer = |number: u64| Bearer {
+        who: Arc::new(Credential {
+            number,
+            user: format!("user {number}"),
+            claims: "{}".to_owned(),
+        }),
+        issued_at: None,
+    };
+    let outbox = Arc::new(Outbox::new(1 << 22));
+    let (reply, _replied) = oneshot::channel();
+    for command in [
+        Command::Enter(Box::new(Enter {
+            member: 2,
+            session: Uuid::nil(),
+            outbox: outbox.clone(),
+            transactions: false,
+            bearer: Some(bearer(2)),
+            welcome: frame::text(b"{}"),
+        })),
+        Command::Subscribe(Box::new(Subscribe {
+            member: 2,
+            rooms: vec!["team:0".to_owned()],
+            granted: Some(world.place.cursor.clone()),
+            from: Beginning::Now,
+            id: 1.into(),
+            denied: Vec::new(),
+            reply,
+        })),
+    ] {
+        world.rooms.obey(command);
+    }
+    publish(&mut world, some.clone());
+    assert_eq!(answer(&mut world, false).0, 2);
+    publish(&mut world, some.clone());
+    assert_eq!(questions(&mut world), None);
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 2);
+    let mut frames = VecDeque::new();
+    outbox.take(&mut frames);
+    assert_eq!(frames.len(), 2, "welcome and subscribed");
+
+    world.rooms.obey(Command::Leave { member: 2 });
+    publish(&mut world, some.clone());
+    world.rooms.obey(Command::Renew {
+        member: 1,
+        bearer: bearer(3),
+        accepted: frame::text(b"{}"),
+    });
+    publish(&mut world, some);
+    assert_eq!(answer(&mut world, false).0, 3);
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 1);
+}
+
+#[test]
 fn who_is_to_fetch_anew_is_not_asked_about() {
     let mut world = at_home();
     let flood = bulk(&mut world, 100..601, &["team:0"]);

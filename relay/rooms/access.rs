@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Asked, Bearer, Command, Inquiry, Member, Rooms, Verdicts, abandon};
+use super::{Agreed, Asked, Bearer, Command, ITSELF, Inquiry, Member, Rooms, Verdicts, abandon};
 use crate::answers::{Answers, REMEMBERED};
 use crate::event::{Changed, Event};
 use crate::frame::{self, Frame};
@@ -18,6 +18,7 @@ use crate::outbox::Close;
 use crate::policy::{Credential, Question};
 use crate::registry::is_scope;
 use crate::replay::Eyes;
+use crate::standing::Standing;
 
 /// Most answers that are remembered.
 const MOST_VERDICTS: usize = 1_000_000;
@@ -60,6 +61,8 @@ pub(super) struct Access {
     verdicts: Answers<(u64, u64), bool, FxBuildHasher>,
     /// Grows whenever answers are forgotten.
     era: u64,
+    /// Grows whenever something else is known.
+    version: u64,
     /// Whether an answer is awaited.
     asking: bool,
     /// What is to be asked again, and whether some of it is.
@@ -97,6 +100,7 @@ impl Access {
             judges: None,
             verdicts: Answers::new(MOST_VERDICTS),
             era: 0,
+            version: 0,
             asking: false,
             again: Questions::default(),
             asking_again: false,
@@ -140,15 +144,19 @@ impl Access {
         )
     }
 
-    /// Adds what is to be asked when this one is told of this change.
-    pub fn doubt(&self, who: &Arc<Credential>, changed: &Changed, doubts: &mut Doubts) {
+    /// Adds what is to be asked when this one is told of this change; tells whether nothing is, and they may
+    /// see it as it was and as it is.
+    pub fn doubt(&self, who: &Arc<Credential>, changed: &Changed, doubts: &mut Doubts) -> bool {
         let (before, after) = changed.standings();
+        let mut sees = before.is_some() || after.is_some();
         let other = before.filter(|old| after.is_none_or(|new| new.number != old.number));
         for standing in after.into_iter().chain(other) {
             let key = (who.number, standing.number);
-            if self.verdicts.is_recent(&key) {
+            if let Some(&yes) = self.verdicts.recent(&key) {
+                sees &= yes;
                 continue;
             }
+            sees = false;
             let questions = match self.verdicts.get(&key) {
                 None => &mut doubts.unknown,
                 Some(_) if doubts.aged.len() < ASKED_AGAIN => &mut doubts.aged,
@@ -159,6 +167,14 @@ impl Access {
                 standing: standing.clone(),
             });
         }
+        sees
+    }
+
+    /// What all members of a room have to agree on to see this change.
+    pub fn agreed(&self, changed: &Changed) -> Agreed {
+        let (before, after) = changed.standings();
+        let number = |standing: &Arc<Standing>| standing.number;
+        (before.map(number), after.map(number), self.version)
     }
 
     /// These questions, as they are to be asked now: those of one person together, who is looked up once
@@ -214,7 +230,9 @@ impl Access {
 
     /// Lets time pass for what is known.
     pub fn pass(&mut self) {
-        self.verdicts.pass();
+        if self.verdicts.pass() {
+            self.version += 1;
+        }
     }
 
     /// Takes in answers.
@@ -222,6 +240,7 @@ impl Access {
         if verdicts.era != self.era {
             return; // they may be about what is no longer so
         }
+        self.version += 1;
         self.verdicts.expect(verdicts.answers.len());
         for (question, yes) in verdicts.answers {
             let key = (question.who.number, question.standing.number);
@@ -234,6 +253,7 @@ impl Access {
         self.verdicts.clear();
         self.again.clear();
         self.era += 1;
+        self.version += 1;
     }
 
     /// Everybody is to be asked about, soon.
@@ -301,10 +321,21 @@ impl Rooms {
             };
             let rooms = changed.rooms().map(|(room, _)| room);
             let rooms = rooms.filter(|room| !is_present || !self.is_flooded(room));
-            let members = rooms.filter_map(|room| self.rooms.get(room));
-            let memberships = members.flatten().filter_map(|id| self.members.get(id));
-            for who in memberships.filter_map(|membership| membership.who()) {
-                self.access.doubt(who, changed, doubts);
+            let agreed = self.access.agreed(changed);
+            for room in rooms.filter_map(|room| self.rooms.get(room)) {
+                if room.all_see.get() == Some(agreed) {
+                    continue;
+                }
+                let mut all_see = true;
+                for (member, membership) in self.of(&room.members) {
+                    all_see &= match membership.who() {
+                        Some(who) => self.access.doubt(who, changed, doubts),
+                        None => member == ITSELF,
+                    };
+                }
+                if all_see {
+                    room.all_see.set(Some(agreed));
+                }
             }
         }
     }
@@ -344,6 +375,13 @@ impl Rooms {
         if known.is_some_and(|known| known.who.number == bearer.who.number) {
             return;
         }
+        for room in membership
+            .rooms
+            .iter()
+            .filter_map(|room| self.rooms.get(room))
+        {
+            room.all_see.set(None);
+        }
         let rooms = membership.rooms.iter();
         let rooms = rooms.map(|room| (bearer.who.clone(), room.clone()));
         let rooms = rooms.collect();
@@ -373,12 +411,12 @@ impl Rooms {
     /// Whose these rooms are, each once.
     fn held_in(&self, rooms: &HashSet<&str>) -> Vec<(Arc<Credential>, Arc<str>)> {
         let mut held = Vec::new();
-        for (room, members) in rooms
+        for (room, of_room) in rooms
             .iter()
             .filter_map(|room| self.rooms.get_key_value(*room))
         {
             let mut known = HashSet::new();
-            for membership in members.iter().filter_map(|member| self.members.get(member)) {
+            for (_, membership) in self.of(&of_room.members) {
                 if let Some(who) = membership.who()
                     && known.insert(who.number)
                 {
@@ -488,12 +526,10 @@ impl Rooms {
         let mut lost: HashSet<(Member, Arc<str>)> = HashSet::new();
         let mut told: FxHashMap<Member, Vec<serde_json::Value>> = FxHashMap::default();
         for (who, room, granted) in rooms {
-            for &member in self.rooms.get(&room).into_iter().flatten() {
-                let membership = self.members.get(&member);
-                let is_they = membership
-                    .and_then(|membership| membership.who())
-                    .is_some_and(|known| known.number == who.number);
-                if !is_they {
+            let of_room = self.rooms.get(&room).into_iter();
+            for (member, membership) in of_room.flat_map(|room| self.of(&room.members)) {
+                let known = membership.who();
+                if known.is_none_or(|known| known.number != who.number) {
                     continue;
                 }
                 if !granted && begun.contains(&(member, room.clone())) {

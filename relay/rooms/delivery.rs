@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
 
-use super::{ITSELF, Member, Membership, Rooms};
+use super::{ITSELF, Member, Membership, Room, Rooms};
 use crate::event::{self, Changed, Event, Seen, View};
 use crate::frame::{self, Frame};
 use crate::outbox::Post;
@@ -120,44 +120,51 @@ impl Rooms {
 
     /// Gives one event to all members of its rooms, each once. Returns their number.
     fn deliver(&self, changed: &Changed, told: &mut Told) -> usize {
-        let present: Vec<(&Arc<str>, &FxHashSet<Member>, Seen)> = changed
+        let present: Vec<(&Arc<str>, &Room, Seen)> = changed
             .rooms()
             .filter(|(room, _)| told.flooded.is_empty() || !told.flooded.contains(*room))
-            .filter_map(|(room, seen)| {
-                let (room, members) = self.rooms.get_key_value(room)?;
-                Some((room, members, seen))
+            .filter_map(|(name, seen)| {
+                let (name, room) = self.rooms.get_key_value(name)?;
+                Some((name, room, seen))
             })
             .collect();
+        let agreed = Some(self.access.agreed(changed));
+        let all_see = |room: &Room| room.all_see.get() == agreed;
         let is_scope = |room: &str| *room != changed.record_room;
         // one room is by far the most frequent: nobody can be in it twice
         let mut views: FxHashMap<View, Vec<(Member, &Membership)>> = FxHashMap::default();
         let mut rooms: FxHashMap<View, Vec<&str>> = FxHashMap::default();
-        if let [(room, members, seen)] = present[..] {
-            for (member, membership) in self.of(members) {
-                if let Some(seen) = self.sees(member, membership, changed, room, seen, told) {
-                    let view = views.entry(seen.view()).or_default();
-                    view.push((member, membership));
+        if let [(name, room, seen)] = present[..] {
+            let view = seen.by(true, true).map(Seen::view);
+            if let Some(view) = view.filter(|_| all_see(room) && told.lost.is_empty()) {
+                views.insert(view, self.of(&room.members).collect());
+            } else {
+                for (member, membership) in self.of(&room.members) {
+                    if let Some(seen) = self.sees(member, membership, changed, name, seen, told) {
+                        let view = views.entry(seen.view()).or_default();
+                        view.push((member, membership));
+                    }
                 }
             }
-            for view in views.keys().filter(|_| is_scope(room)) {
-                rooms.insert(*view, vec![room]);
+            for view in views.keys().filter(|_| is_scope(name)) {
+                rooms.insert(*view, vec![name]);
             }
         } else {
             let mut seen_by: FxHashMap<Member, (&Membership, Seen)> = FxHashMap::default();
-            for &(room, members, seen) in &present {
-                for (member, membership) in self.of(members) {
-                    if let Some(seen) = self.sees(member, membership, changed, room, seen, told) {
+            for &(name, room, seen) in &present {
+                for (member, membership) in self.of(&room.members) {
+                    if let Some(seen) = self.sees(member, membership, changed, name, seen, told) {
                         let known = seen_by.entry(member);
                         let (_, all) = known.or_insert((membership, Seen::default()));
                         all.add(seen);
                     }
                 }
             }
-            for &(room, members, _) in present.iter().filter(|(room, ..)| is_scope(room)) {
-                for (_, seen) in members.iter().filter_map(|member| seen_by.get(member)) {
+            for &(name, room, _) in present.iter().filter(|(name, ..)| is_scope(name)) {
+                for (_, seen) in (room.members.iter()).filter_map(|member| seen_by.get(member)) {
                     let listed = rooms.entry(seen.view()).or_default();
-                    if listed.last() != Some(&&**room) {
-                        listed.push(room);
+                    if listed.last() != Some(&&**name) {
+                        listed.push(name);
                     }
                 }
             }
@@ -174,7 +181,10 @@ impl Rooms {
         receivers
     }
 
-    fn of(&self, members: &FxHashSet<Member>) -> impl Iterator<Item = (Member, &Membership)> {
+    pub(super) fn of(
+        &self,
+        members: &FxHashSet<Member>,
+    ) -> impl Iterator<Item = (Member, &Membership)> {
         let known = |&member| Some((member, self.members.get(&member)?));
         members.iter().filter_map(known)
     }
@@ -270,7 +280,8 @@ impl Rooms {
         }
         let mut concerned: FxHashMap<Member, Vec<Value>> = FxHashMap::default();
         for room in rooms {
-            for &member in self.rooms.get(room).into_iter().flatten() {
+            let members = self.rooms.get(room).map(|room| &room.members);
+            for &member in members.into_iter().flatten() {
                 concerned
                     .entry(member)
                     .or_default()

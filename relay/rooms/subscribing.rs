@@ -304,8 +304,9 @@ impl Rooms {
                 Some((known, _)) => known.clone(),
                 None => room.as_str().into(),
             };
-            let members = self.rooms.entry(room.clone()).or_default();
-            members.insert(subscribe.member);
+            let entered = self.rooms.entry(room.clone()).or_default();
+            entered.members.insert(subscribe.member);
+            entered.all_see.set(None);
             self.access.begun(subscribe.member, &room);
             membership.rooms.insert(room);
         }
