@@ -12,7 +12,7 @@ const DIST = new URL("app/dist/", import.meta.url);
 const TYPES = { html: "text/html", js: "text/javascript" };
 const { ana, ben } = PEOPLE;
 
-let relay, chromium, page;
+let relay, chromium, page, socket;
 const faults = [];
 /** The app's own server, for a React: its files, and the CRM's API behind the same origin. */
 const appOf = (react) =>
@@ -47,6 +47,7 @@ async function open(react, more = "") {
   page = await chromium.newPage();
   page.on("pageerror", (error) => faults.push(String(error)));
   page.on("console", (message) => message.type() === "error" && faults.push(message.text()));
+  page.on("websocket", (opened) => (socket = opened));
   const relayAt = encodeURIComponent(`${relay.url}ws`);
   await page.goto(`${originOf(react)}/?user=${ben.id}&rooms=${ben.rooms}&relay=${relayAt}${more}`);
   await page.locator("#status", { hasText: "connected" }).waitFor();
@@ -126,8 +127,14 @@ for (const react of REACTS) {
     t.diagnostic(`heap grew by ${grown} bytes`);
     // a subscriber alone that were left each time would be more
     assert.ok(grown < 200_000, `the heap grew by ${grown} bytes`);
+    const rooms = new Set();
+    const all = socket.waitForEvent("framereceived", ({ payload }) => {
+      const frame = JSON.parse(payload);
+      for (const room of frame.type === "unsubscribed" ? frame.rooms : []) rooms.add(room);
+      return rooms.size === 3;
+    });
     await page.evaluate(() => window.show(false));
-    await page.locator("article").waitFor({ state: "detached" });
+    await all;
     // the relay tells how many rooms a connection had when it ended
     const past = relay.lines.length;
     await page.close();
