@@ -2,6 +2,8 @@
 //! lost in a crash or a failover. Nobody may be left believing that they are current: not the relay,
 //! not a client that is there, not one that comes back with any cursor it ever had.
 
+use std::time::Duration;
+
 use crm_relay::journal::Journal;
 use crm_relay::snapshot::Position;
 use serde_json::{Value, json};
@@ -114,6 +116,18 @@ async fn a_journal_dropped_under_the_relay_s_feet_is_told_and_a_new_one_is_anoth
     database.execute("update leads set status = 'lost'").await;
     let installed = crm_relay(&database.url(), &["install"]);
     assert!(installed.status.success(), "{installed:?}");
+    relay
+        .logged("history is another than the one that was read: everybody fetches anew")
+        .await;
+    // tables are watched one after the other: a relay that looked meanwhile looks again after five seconds
+    let mut other = Client::connect(&relay).await;
+    let is_known = async {
+        while !other.subscribe(&[room()]).await["denied"].is_null() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let known = tokio::time::timeout(DEADLINE, is_known).await;
+    assert!(known.is_ok(), "leads are not known again");
     all_fetch_anew(&relay, &mut client, &cursors).await;
     database.execute("update leads set status = 'new'").await;
     let event = client.next_event().await;
