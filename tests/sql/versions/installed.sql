@@ -174,7 +174,8 @@ begin
                 from pg_attribute
                where attrelid = tg_relid and attnum > 0 and not attisdropped
                order by attnum) as c (name, is_large_type, decides)
-       cross join lateral (select c.name, c.is_large_type and not c.decides and c.name <> all (watched.hidden_columns)) as a (name, is_large);
+       cross join lateral (select c.name, c.is_large_type and not c.decides and c.name <> all (watched.hidden_columns)
+                                          and c.name not in ('version', 'last_modified_by', 'deleted_by', 'created_by', 'user_id')) as a (name, is_large);
     end if;
     images := crm_relay.images(old, new, large, others);
     if watched.hidden_columns <> '{}' or watched.narrow then
@@ -234,6 +235,7 @@ begin
         select array_agg(n.key) into unchanged
           from json_each(seen[2]) n
          where octet_length(n.value::text) >= watched.large_from
+           and n.value::text <> 'null' -- it may have been left out above
            and n.value::text = (seen[1] -> n.key)::text
            and n.key <> all (watched.key_columns || watched.access_columns);
         if unchanged is not null then
@@ -614,7 +616,8 @@ CREATE FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large t
     AS $$
 declare
   rendered pg_catalog.json[];
-  nulls pg_catalog.jsonb;
+  others_null pg_catalog.jsonb;
+  large_null pg_catalog.jsonb;
 begin
   if current_user operator(pg_catalog.<>) 'crm_relay_image' then
     raise exception 'crm_relay: images() belongs to %, it must belong to crm_relay_image', current_user
@@ -624,14 +627,16 @@ begin
     rendered := array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)];
   else
     begin
-      nulls := pg_catalog.jsonb_object(others, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(others)]));
-      -- a row in a row is compared as it is stored: what is compressed stays so
-      if row(row(pg_catalog.jsonb_populate_record(old_row, nulls))) operator(pg_catalog.*=)
-         row(row(pg_catalog.jsonb_populate_record(new_row, nulls))) then
-        nulls := pg_catalog.jsonb_object(large, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(large)]));
-        rendered := array[pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(old_row, nulls)),
-                          pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(new_row, nulls)), nulls::pg_catalog.json];
-      end if;
+      others_null := pg_catalog.jsonb_object(others, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(others)]));
+      large_null := pg_catalog.jsonb_object(large, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(large)]));
+      -- A statement: an expression of PL/pgSQL keeps what jsonb_populate_record() knows of a table's columns until
+      -- the transaction ends, and where they are altered meanwhile it would read the row by what is no longer so,
+      -- which once ended the server. A row in a row is compared as it is stored: what is compressed stays so.
+      select case when row(row(pg_catalog.jsonb_populate_record(old_row, others_null))) operator(pg_catalog.*=)
+                       row(row(pg_catalog.jsonb_populate_record(new_row, others_null)))
+                  then array[pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(old_row, large_null)),
+                             pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(new_row, large_null)), large_null::pg_catalog.json] end
+        into rendered;
     exception when others then
       null; -- a domain that takes no null
     end;
@@ -2403,14 +2408,19 @@ CREATE FUNCTION crm_relay.without_nulls(image json, nulls text[]) RETURNS json
     AS $$
 declare
   rest text := image::text;
-  expected integer := length(rest) - length(array_to_string(nulls, ''));
+  -- the first has no comma, and what was found would be a value's; the same where hidden columns were taken out
+  is_certain boolean := starts_with(rest, '{"') and not starts_with(rest, '{' || substr(nulls[1], 2));
+  before integer;
   one text;
 begin
   foreach one in array nulls loop
+    exit when not is_certain;
+    before := length(rest);
     rest := replace(rest, one, '');
+    -- it stands in a value, too
+    is_certain := length(rest) = before - length(one);
   end loop;
-  -- one stands in a value, too; or it is the first and has no comma, and what was found is a value's
-  if length(rest) <> expected or starts_with(image::text, '{' || substr(nulls[1], 2)) then
+  if not is_certain then
     return crm_relay.without(image, array(
       select column_name from unnest(nulls) n (one) cross join json_object_keys(('{' || substr(n.one, 2) || '}')::json) as names (column_name)));
   end if;
