@@ -22,19 +22,18 @@ pub const TURN: Duration = Duration::from_secs(REMEMBERED.as_secs() / 2);
 pub struct Answers<K, V, S> {
     recent: HashMap<K, V, S>,
     aged: HashMap<K, V, S>,
-    /// Of each of the two.
     most: usize,
     /// When this turn began.
     began: Instant,
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher + Default> Answers<K, V, S> {
-    /// None yet. Of more than so many the oldest are gone before their time.
+    /// None yet. Where there would be more than so many, older ones are gone before their time.
     pub fn new(most: usize) -> Answers<K, V, S> {
         Answers {
             recent: HashMap::default(),
             aged: HashMap::default(),
-            most: most / 2,
+            most,
             began: Instant::now(),
         }
     }
@@ -65,8 +64,11 @@ impl<K: Eq + Hash, V, S: BuildHasher + Default> Answers<K, V, S> {
 
     /// Makes room for so many more.
     pub fn expect(&mut self, more: usize) {
+        if self.recent.len() + self.aged.len() + more > self.most {
+            self.aged = HashMap::default();
+        }
         if self.recent.len() + more > self.most {
-            self.turn();
+            self.recent = HashMap::default();
         }
     }
 
@@ -134,11 +136,31 @@ mod tests {
     #[test]
     fn of_too_many_the_oldest_are_gone() {
         let mut known = Known::new(4);
-        for number in 0..5 {
-            known.expect(1);
-            known.insert(number, 'a');
-        }
-        let there = |number: &u32| known.get(number).is_some();
-        assert_eq!((0..5).filter(there).collect::<Vec<_>>(), [2, 3, 4]);
+        let mut there = |numbers: std::ops::Range<u32>| {
+            known.expect(numbers.len());
+            numbers.for_each(|number| known.insert(number, 'a'));
+            (0..9)
+                .filter(|number| known.get(number).is_some())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(there(0..2), [0, 1]);
+        assert_eq!(there(2..4), [0, 1, 2, 3]);
+        assert_eq!(there(4..5), [4]);
+        // what is told at once is known at once, however much it is
+        assert_eq!(there(0..9).len(), 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_needed_now_is_not_gone_for_what_was_needed_before() {
+        let mut known = Known::new(4);
+        known.insert(1, 'a');
+        tokio::time::advance(TURN).await;
+        known.pass();
+        known.expect(3);
+        (2..5).for_each(|number| known.insert(number, 'a'));
+        assert!(known.get(&1).is_some(), "there is room for it");
+        known.expect(1);
+        known.insert(5, 'a');
+        assert!(known.get(&1).is_none() && known.get(&2).is_some());
     }
 }

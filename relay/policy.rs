@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::answers::Answers;
+use crate::answers::{Answers, TURN};
 use crate::change::{Action, Change};
 use crate::diff::quoted;
 use crate::gathering::Gathering;
@@ -189,7 +190,10 @@ impl Policy {
                 Ok(Command::Judged(inquiry.answered(answers)))
             }
             Asked::JudgeAgain(inquiry) => {
-                judge(&self.judging, inquiry, answers).await?;
+                // nobody waits for it, and others are waiting to be asked about
+                if let Err(error) = judge(&self.judging, inquiry, answers).await {
+                    tracing::warn!(%error, "could not ask the policy again: what is known counts for now");
+                }
                 Ok(Command::JudgedAgain(inquiry.answered(answers)))
             }
             Asked::Review { rooms, resync } => {
@@ -226,11 +230,13 @@ impl Policy {
         while let Some(asked) = asked.recv().await {
             let mut backoff = Duration::from_millis(50);
             let mut answers = Vec::new();
+            let mut began = Instant::now();
             let answer = loop {
                 match self.answer(&asked, &mut answers).await {
                     Ok(answer) => break answer,
                     Err(error) => {
                         tracing::warn!(%error, "could not ask the policy: what must be judged waits");
+                        forget_old(&mut answers, &mut began);
                         tokio::time::sleep(backoff).await;
                         backoff = (backoff * 2).min(LONGEST_BACKOFF);
                     }
@@ -240,6 +246,14 @@ impl Policy {
                 return;
             }
         }
+    }
+}
+
+/// What was answered before Postgres was away for long is asked once more.
+pub fn forget_old(answers: &mut Vec<bool>, began: &mut Instant) {
+    if began.elapsed() >= TURN {
+        answers.clear();
+        *began = Instant::now();
     }
 }
 
@@ -343,10 +357,20 @@ struct Known {
 }
 
 impl Known {
-    /// The standing by an answer: the one that is known, if it says nothing else.
-    fn standing(&mut self, access: &Access, rooms: Vec<String>) -> Arc<Standing> {
-        if let Some(known) = self.standings.get(access)
-            && known.rooms == rooms
+    /// The standing by an answer: the one that was known, if it says nothing else.
+    fn standing(
+        &mut self,
+        access: &Access,
+        rooms: Vec<String>,
+        known: Option<&Arc<Standing>>,
+    ) -> Arc<Standing> {
+        let sorted = |rooms: &[String]| {
+            let mut sorted = rooms.to_vec();
+            sorted.sort_unstable();
+            sorted
+        };
+        if let Some(known) = known
+            && sorted(&known.rooms) == sorted(&rooms)
         {
             return known.clone();
         }
@@ -360,20 +384,23 @@ impl Known {
         Arc::new(standing)
     }
 
-    /// Takes in answers to what was asked in an era; gives back what was not raised for.
+    /// Takes in answers to what was asked in an era, and known before or not; gives back what was not raised
+    /// for.
     fn know(
         &mut self,
         era: u64,
-        asked: Vec<Access>,
+        asked: Vec<(Access, Option<Arc<Standing>>)>,
         places: Vec<Option<Vec<String>>>,
     ) -> Vec<(Access, Arc<Standing>)> {
+        // not into a turn that is long over
+        self.standings.pass();
         self.standings.expect(asked.len());
         let mut standings = Vec::with_capacity(asked.len());
-        for (access, rooms) in asked.into_iter().zip(places) {
+        for ((access, known), rooms) in asked.into_iter().zip(places) {
             let Some(rooms) = rooms else {
                 continue;
             };
-            let standing = self.standing(&access, rooms);
+            let standing = self.standing(&access, rooms, known.as_ref());
             if self.era == era {
                 self.standings.insert(access.clone(), standing.clone());
             }
@@ -436,7 +463,7 @@ impl Placement {
     ) -> Result<HashMap<Access, Arc<Standing>>, NotTold> {
         let mut standings = HashMap::new();
         let mut wanted: HashSet<Access> = HashSet::new();
-        let mut aged: HashSet<Access> = HashSet::new();
+        let mut aged: HashMap<Access, Arc<Standing>> = HashMap::new();
         let era = {
             let mut known = self.known();
             known.standings.pass();
@@ -448,20 +475,21 @@ impl Placement {
                         continue;
                     };
                     if known.standings.recent(&key).is_none() {
-                        aged.insert(key.clone());
+                        aged.insert(key.clone(), standing.clone());
                     }
                     standings.insert(key, standing.clone());
                 }
             }
             if !aged.is_empty() && !known.asking_again {
                 known.asking_again = true;
-                tokio::spawn(self.clone().ask_again(known.era, Vec::from_iter(aged)));
+                tokio::spawn(self.clone().ask_again(known.era, aged));
             }
             known.era
         };
         let wanted: Vec<Access> = wanted.into_iter().collect();
         let mut places = Vec::new();
         let asked = self.ask_places(&wanted, &mut places).await;
+        let wanted = wanted.into_iter().map(|access| (access, None)).collect();
         standings.extend(self.known().know(era, wanted, places));
         // what was answered before is known when this is asked again
         asked.map(|()| standings)
@@ -469,9 +497,13 @@ impl Placement {
 
     /// Asks again for what is told by an answer that is not new any more. Whatever is not answered now is
     /// asked for again when it is needed.
-    async fn ask_again(self, era: u64, aged: Vec<Access>) {
+    async fn ask_again(self, era: u64, aged: HashMap<Access, Arc<Standing>>) {
+        let aged: Vec<_> = (aged.into_iter())
+            .map(|(access, known)| (access, Some(known)))
+            .collect();
+        let asked: Vec<Access> = aged.iter().map(|(access, _)| access.clone()).collect();
         let mut places = Vec::new();
-        if let Err(error) = self.ask_places(&aged, &mut places).await {
+        if let Err(error) = self.ask_places(&asked, &mut places).await {
             tracing::warn!(%error, "could not ask the policy again: what is known counts for now");
         }
         let mut known = self.known();
@@ -590,7 +622,8 @@ mod tests {
         let mut know = |era, rooms: Option<&str>| {
             let access = (Arc::from("leads"), r#"{"team":1}"#.to_owned());
             let rooms = rooms.map(|room| vec![room.to_owned()]);
-            let standings = known.know(era, vec![access.clone()], vec![rooms]);
+            let before = known.standings.get(&access).cloned();
+            let standings = known.know(era, vec![(access.clone(), before)], vec![rooms]);
             let told = standings.into_iter().next();
             (
                 told.map(|(_, standing)| standing.number),

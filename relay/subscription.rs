@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::connection::Shared;
 use crate::history::Told;
 use crate::inquiries::NotTold;
-use crate::policy::{Credential, Policy, is_few};
+use crate::policy::{self, Credential, Policy, is_few};
 use crate::rooms::{Beginning, Command, Inquiry, Member, Reply, Subscribe, Verdicts};
 use crate::server::places::Turn;
 use crate::snapshot::Cursor;
@@ -222,11 +222,13 @@ async fn grants(
 async fn judge(policy: &Policy, wanted: &Wanted, asked: &Inquiry) -> Verdicts {
     let mut backoff = FIRST_BACKOFF;
     let mut answers = Vec::new();
+    let mut began = Instant::now();
     loop {
         match policy.judge(asked, &mut answers).await {
             Ok(()) => return asked.answered(&answers),
             Err(error) => wait(wanted, &error, &mut backoff).await,
         }
+        policy::forget_old(&mut answers, &mut began);
     }
 }
 

@@ -794,15 +794,13 @@ fn what_is_known_for_a_while_is_told_and_asked_again_beside() {
     assert_eq!(inquiry.questions.len(), 3);
     assert!(again(&mut world).is_none(), "two at once");
     // until there is another answer
-    let answers = (inquiry.questions.iter()).map(|question| question.standing.number != 1001);
+    let answers = (inquiry.questions.iter()).map(|question| question.standing.number != 1101);
     let answers = inquiry.answered(&answers.collect::<Vec<_>>());
     world.rooms.obey(Command::JudgedAgain(answers));
-    // the one that came meanwhile
-    let inquiry = again(&mut world).expect("it is asked again");
-    assert_eq!(inquiry.questions[0].standing.number, 1000 + 100);
-    world
-        .rooms
-        .obey(Command::JudgedAgain(inquiry.answered(&[false])));
+    assert!(
+        again(&mut world).is_none(),
+        "what came meanwhile is once more"
+    );
     publish(&mut world, some.clone());
     assert_eq!(told(&world, "LEADS_UPDATED").len(), 2, "one is hidden now");
     assert!(again(&mut world).is_none());
@@ -869,37 +867,7 @@ fn whoever_comes_into_a_room_where_all_see_is_asked_about_and_so_is_who_becomes_
         assert_eq!(told(&world, "LEADS_UPDATED").len(), events);
     }
 
-    let bearer = |number: u64| Bearer {
-        who: Arc::new(Credential {
-            number,
-            user: format!("user {number}"),
-            claims: "{}".to_owned(),
-        }),
-        issued_at: None,
-    };
-    let outbox = Arc::new(Outbox::new(1 << 22));
-    let (reply, _replied) = oneshot::channel();
-    for command in [
-        Command::Enter(Box::new(Enter {
-            member: 2,
-            session: Uuid::nil(),
-            outbox: outbox.clone(),
-            transactions: false,
-            bearer: Some(bearer(2)),
-            welcome: frame::text(b"{}"),
-        })),
-        Command::Subscribe(Box::new(Subscribe {
-            member: 2,
-            rooms: vec!["team:0".to_owned()],
-            granted: Some(world.place.cursor.clone()),
-            from: Beginning::Now,
-            id: 1.into(),
-            denied: Vec::new(),
-            reply,
-        })),
-    ] {
-        world.rooms.obey(command);
-    }
+    let outbox = come(&mut world, 2);
     publish(&mut world, some.clone());
     assert_eq!(answer(&mut world, false).0, 2);
     publish(&mut world, some.clone());
@@ -911,14 +879,274 @@ fn whoever_comes_into_a_room_where_all_see_is_asked_about_and_so_is_who_becomes_
 
     world.rooms.obey(Command::Leave { member: 2 });
     publish(&mut world, some.clone());
-    world.rooms.obey(Command::Renew {
-        member: 1,
-        bearer: bearer(3),
-        accepted: frame::text(b"{}"),
-    });
+    renew(&mut world, 1, 3);
     publish(&mut world, some);
     assert_eq!(answer(&mut world, false).0, 3);
     assert_eq!(told(&world, "LEADS_UPDATED").len(), 1);
+}
+
+fn bearer(number: u64) -> Bearer {
+    Bearer {
+        who: Arc::new(Credential {
+            number,
+            user: format!("user {number}"),
+            claims: "{}".to_owned(),
+        }),
+        issued_at: None,
+    }
+}
+
+/// Another member, in the room of the team.
+fn come(world: &mut World, member: u64) -> Arc<Outbox> {
+    let time = world.time.clone();
+    let _now = time.enter();
+    let outbox = Arc::new(Outbox::new(1 << 22));
+    let (reply, _replied) = oneshot::channel();
+    world.rooms.obey(Command::Enter(Box::new(Enter {
+        member,
+        session: Uuid::nil(),
+        outbox: outbox.clone(),
+        transactions: false,
+        bearer: Some(bearer(member)),
+        welcome: frame::text(b"{}"),
+    })));
+    world.rooms.obey(Command::Subscribe(Box::new(Subscribe {
+        member,
+        rooms: vec!["team:0".to_owned()],
+        granted: Some(world.place.cursor.clone()),
+        from: Beginning::Now,
+        id: 1.into(),
+        denied: Vec::new(),
+        reply,
+    })));
+    outbox
+}
+
+/// Another token of theirs: their rooms are to be asked about at once.
+fn renew(world: &mut World, member: u64, number: u64) {
+    world.rooms.obey(Command::Renew {
+        member,
+        bearer: bearer(number),
+        accepted: frame::text(b"{}"),
+    });
+}
+
+/// Says yes to what must be answered; how much it was.
+fn yes(world: &mut World) -> usize {
+    let time = world.time.clone();
+    let _now = time.enter();
+    let Ok(Asked::Judge(inquiry)) = world.asked[0].try_recv() else {
+        return 0;
+    };
+    let many = inquiry.questions.len();
+    let answers = inquiry.answered(&vec![true; many]);
+    world.rooms.obey(Command::Judged(answers));
+    many
+}
+
+/// Says yes to the review that is out; about whom it is.
+fn review(world: &mut World) -> Vec<u64> {
+    let time = world.time.clone();
+    let _now = time.enter();
+    let Ok(Asked::Review { rooms, resync }) = world.asked[1].try_recv() else {
+        return Vec::new();
+    };
+    let about = rooms.iter().map(|(who, _)| who.number).collect();
+    let rooms = rooms.into_iter().map(|(who, room)| (who, room, true));
+    let rooms = rooms.collect();
+    world.rooms.obey(Command::Reviewed { rooms, resync });
+    about
+}
+
+fn begin_anew(world: &mut World) {
+    let time = world.time.clone();
+    let _now = time.enter();
+    let mut cursor = world.place.cursor.clone();
+    cursor.epoch = "ffffffff".to_owned();
+    world.rooms.obey(Command::BeginAnew {
+        place: Place::of(cursor),
+        why: "epoch_changed",
+        disconnected: Vec::new(),
+    });
+}
+
+#[test]
+fn who_may_still_be_where_they_are_does_not_wait_for_what_nobody_waits_for() {
+    let mut world = at_home();
+    come(&mut world, 2);
+    let some: Vec<_> = (100..110)
+        .map(|record| bulk(&mut world, record..record + 1, &["team:0"]))
+        .collect();
+    for one in &some {
+        publish(&mut world, one.clone());
+        assert_eq!(yes(&mut world), 2);
+    }
+    told(&world, "LEADS_UPDATED");
+    world.go(Step::Wait);
+    publish(&mut world, some[0].clone());
+    publish(&mut world, some[1].clone());
+    renew(&mut world, 2, 77);
+    let inquiry = again(&mut world).expect("it is asked again");
+    // there is always more to ask again
+    publish(&mut world, some[2].clone());
+    let answers = inquiry.answered(&vec![true; inquiry.questions.len()]);
+    world.rooms.obey(Command::JudgedAgain(answers));
+    assert_eq!(review(&mut world), [77]);
+    assert!(again(&mut world).is_some(), "and then the rest");
+}
+
+#[test]
+fn an_answer_that_took_long_counts_all_the_same() {
+    let mut world = at_home();
+    let some = bulk(&mut world, 100..101, &["team:0"]);
+    publish(&mut world, some);
+    world.go(Step::Wait);
+    world.go(Step::Wait);
+    assert_eq!(yes(&mut world), 1);
+    assert_eq!(told(&world, "LEADS_UPDATED").len(), 1);
+}
+
+#[test]
+fn nobody_waits_for_answers_about_a_large_room_in_which_little_happens() {
+    let mut world = at_home();
+    for member in 2..=3000 {
+        come(&mut world, member);
+    }
+    let some = bulk(&mut world, 100..101, &["team:0"]);
+    publish(&mut world, some.clone());
+    assert_eq!(yes(&mut world), 3000);
+    for _ in 0..3 {
+        told(&world, "LEADS_UPDATED");
+        world.go(Step::Wait);
+        publish(&mut world, some.clone());
+        assert_eq!(yes(&mut world), 0);
+        let mut asked = 0;
+        while let Some(inquiry) = again(&mut world) {
+            // and not all at once
+            assert!(inquiry.questions.len() <= 1000);
+            asked += inquiry.questions.len();
+            let answers = inquiry.answered(&vec![true; inquiry.questions.len()]);
+            let time = world.time.clone();
+            let _now = time.enter();
+            world.rooms.obey(Command::JudgedAgain(answers));
+        }
+        assert_eq!(asked, 3000);
+    }
+}
+
+#[test]
+fn what_could_not_be_asked_again_is_asked_when_it_is_needed() {
+    let mut world = at_home();
+    let some = bulk(&mut world, 100..102, &["team:0"]);
+    publish(&mut world, some.clone());
+    assert_eq!(yes(&mut world), 2);
+    told(&world, "LEADS_UPDATED");
+    world.go(Step::Wait);
+    for answered in [1, 1] {
+        publish(&mut world, some.clone());
+        let inquiry = again(&mut world).expect("it is asked again");
+        let answers = inquiry.answered(&vec![true; answered]);
+        world.rooms.obey(Command::JudgedAgain(answers));
+        assert!(again(&mut world).is_none(), "without anybody who needs it");
+    }
+    publish(&mut world, some);
+    assert!(again(&mut world).is_none());
+    assert_eq!(questions(&mut world), None);
+}
+
+#[test]
+fn in_another_history_nothing_is_known_and_everybody_is_asked_about() {
+    let mut world = at_home();
+    come(&mut world, 2);
+    let some = bulk(&mut world, 100..101, &["team:0"]);
+    publish(&mut world, some.clone());
+    assert_eq!(yes(&mut world), 2);
+    begin_anew(&mut world);
+    let mut about = review(&mut world);
+    about.sort_unstable();
+    // two rooms of the first, one of the second
+    assert_eq!(about, [1, 1, 2]);
+    publish(&mut world, some);
+    assert_eq!(questions(&mut world), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_asked_about_by_turns_is_so_though_somebody_else_is_asked_about() {
+    let (now, mut asked_now) = mpsc::channel(1);
+    let (later, mut asked_later) = mpsc::channel(1);
+    let bounds = Bounds {
+        recent_bytes: 1,
+        flood_changes: 500,
+        rooms: 1000,
+    };
+    let (cursor, mut reached) = watch::channel(Arc::from(""));
+    let rooms = Rooms::new(cursor, Arc::default(), bounds).judged_by(Judges { now, later });
+    let (commands, obeyed) = mpsc::channel(100);
+    let (told, news) = mpsc::channel(1);
+    tokio::spawn(rooms.run(obeyed, news));
+    let send = async |command| commands.send(command).await.unwrap();
+    let cursor = Database::new().cursor();
+    let place = Place::of(cursor.clone());
+    told.send(Command::BeginAnew {
+        place: place.clone(),
+        why: "epoch_changed",
+        disconnected: Vec::new(),
+    })
+    .await
+    .unwrap();
+    reached.changed().await.unwrap();
+    send(Command::Remember {
+        since: place.clone(),
+        until: place,
+        past: Vec::new(),
+    })
+    .await;
+    for member in [1, 2] {
+        send(Command::Enter(Box::new(Enter {
+            member,
+            session: Uuid::nil(),
+            outbox: Arc::new(Outbox::new(1 << 22)),
+            transactions: false,
+            bearer: Some(bearer(member)),
+            welcome: frame::text(b"{}"),
+        })))
+        .await;
+        let (reply, replied) = oneshot::channel();
+        send(Command::Subscribe(Box::new(Subscribe {
+            member,
+            rooms: vec!["team:0".to_owned()],
+            granted: Some(cursor.clone()),
+            from: Beginning::Now,
+            id: 1.into(),
+            denied: Vec::new(),
+            reply,
+        })))
+        .await;
+        assert!(matches!(replied.await, Ok(Reply::Live { .. })));
+    }
+    // one question is out and another one waits when the time of all has come
+    for number in [77, 78] {
+        send(Command::Renew {
+            member: 2,
+            bearer: bearer(number),
+            accepted: frame::text(b"{}"),
+        })
+        .await;
+    }
+    tokio::time::sleep(TURN * 2 + TURN / 4).await;
+    let mut about = Vec::new();
+    for _ in 0..3 {
+        let Some(Asked::Review { rooms, resync }) = asked_later.recv().await else {
+            panic!("nobody is asked about any more");
+        };
+        about.push(rooms.iter().map(|(who, _)| who.number).collect::<Vec<_>>());
+        let rooms = rooms.into_iter().map(|(who, room)| (who, room, true));
+        let rooms = rooms.collect();
+        send(Command::Reviewed { rooms, resync }).await;
+    }
+    about[2].sort_unstable();
+    assert_eq!(about, [vec![77], vec![78], vec![1, 78]]);
+    assert!(asked_now.try_recv().is_err());
 }
 
 #[test]

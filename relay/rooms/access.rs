@@ -23,8 +23,9 @@ use crate::standing::Standing;
 /// Most answers that are remembered.
 const MOST_VERDICTS: usize = 1_000_000;
 
-/// Most questions that are asked again at once.
+/// Most questions that are asked again at once, and most that wait for it.
 const ASKED_AGAIN: usize = 1000;
+const MOST_AGAIN: usize = 100_000;
 
 /// How long after an access that may have changed for many everybody is asked about again.
 const REVIEW_SOON: Duration = Duration::from_secs(10);
@@ -65,9 +66,9 @@ pub(super) struct Access {
     version: u64,
     /// Whether an answer is awaited.
     asking: bool,
-    /// What is to be asked again, and whether some of it is.
+    /// What is to be asked again, with what is.
     again: Questions,
-    asking_again: bool,
+    asking_again: Vec<(u64, u64)>,
     /// What is yet to be asked for that nothing waits for.
     later: VecDeque<Asked>,
     asking_later: bool,
@@ -103,7 +104,7 @@ impl Access {
             version: 0,
             asking: false,
             again: Questions::default(),
-            asking_again: false,
+            asking_again: Vec::new(),
             later: VecDeque::new(),
             asking_later: false,
             begun: HashSet::new(),
@@ -159,7 +160,7 @@ impl Access {
             sees = false;
             let questions = match self.verdicts.get(&key) {
                 None => &mut doubts.unknown,
-                Some(_) if doubts.aged.len() < ASKED_AGAIN => &mut doubts.aged,
+                Some(_) if doubts.aged.len() < MOST_AGAIN => &mut doubts.aged,
                 Some(_) => continue,
             };
             questions.entry(key).or_insert_with(|| Question {
@@ -205,27 +206,30 @@ impl Access {
         self.know(verdicts);
     }
 
-    /// Asks again, when nothing else is asked again: what is not asked now is when it is needed again.
+    /// Asks again, some at a time.
     pub fn ask_again(&mut self, questions: Questions) {
-        let left = ASKED_AGAIN.saturating_sub(self.again.len());
+        let left = MOST_AGAIN.saturating_sub(self.again.len());
         self.again.extend(questions.into_iter().take(left));
-        if self.asking_again || self.again.is_empty() {
+        if !self.asking_again.is_empty() || self.again.is_empty() {
             return;
         }
-        let questions = std::mem::take(&mut self.again);
-        self.later
-            .push_front(Asked::JudgeAgain(self.inquiry(questions)));
-        self.asking_again = true;
+        let some = self.again.iter().take(ASKED_AGAIN);
+        let some: Questions = some.map(|(key, asked)| (*key, asked.clone())).collect();
+        self.asking_again.extend(some.keys());
+        self.later.push_front(Asked::JudgeAgain(self.inquiry(some)));
         self.ask_later();
     }
 
-    /// Takes in answers that nothing waited for.
+    /// Takes in answers that nothing waited for; what there is no answer to is asked when it is needed.
     pub fn judged_again(&mut self, verdicts: Verdicts) {
-        self.asking_later = false;
-        self.asking_again = false;
+        for key in self.asking_again.drain(..) {
+            self.again.remove(&key);
+        }
         self.know(verdicts);
-        self.ask_again(Questions::default());
+        self.asking_later = false;
+        // first what waits already: who may no longer be where they are must not wait for the rest
         self.ask_later();
+        self.ask_again(Questions::default());
     }
 
     /// Lets time pass for what is known.
@@ -240,6 +244,8 @@ impl Access {
         if verdicts.era != self.era {
             return; // they may be about what is no longer so
         }
+        // not into a turn that is long over
+        self.pass();
         self.version += 1;
         self.verdicts.expect(verdicts.answers.len());
         for (question, yes) in verdicts.answers {
@@ -343,12 +349,13 @@ impl Rooms {
     /// Whoever is in a room is asked about again.
     pub(super) fn review_everybody(&mut self) {
         self.access.review_at = Some(Instant::now() + REMEMBERED);
-        // unless the last time is not over
         let mut later = self.access.later.iter();
-        if !later.any(|asked| matches!(asked, Asked::Review { .. })) {
-            let all = self.held_by(|_, _| true);
-            self.access.review(all, false, false);
+        if later.any(|asked| matches!(asked, Asked::Review { .. })) {
+            // when those who are asked about now are not any more
+            return self.access.review_soon();
         }
+        let all = self.held_by(|_, _| true);
+        self.access.review(all, false, false);
     }
 
     /// Whether a token is of before its user was thrown out; one that does not say when it was issued
