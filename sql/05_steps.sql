@@ -71,5 +71,11 @@ begin
       execute format('alter table crm_relay.change_%s set (toast_tuple_target = 1600)', slot);
     end loop;
   end if;
+
+  -- what they are given is something else; and whoever has them is told to install, as they read a row wrongly
+  -- whose table was altered in the same transaction
+  if version < 5 then
+    drop function if exists crm_relay.images(anyelement, anyelement, json, json), crm_relay.without_nulls(json, text[]);
+  end if;
 end
 $steps$;

@@ -79,7 +79,7 @@ revoke all on function crm_relay.without_nulls(json, text[]) from public;
 --   none. It may hide another one under a local one: that is undone before it could show;
 -- - image()'s role may not use this schema, so that nobody gets at the function between two rows.
 -- https://www.postgresql.org/docs/current/sql-createfunction.html (SET, in the notes)
-drop function if exists crm_relay.image(anyelement, text[]), crm_relay.images(anyelement, anyelement, json, json);
+drop function if exists crm_relay.image(anyelement, text[]);
 create or replace function crm_relay.image(record anyelement) returns json
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

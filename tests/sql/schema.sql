@@ -3,7 +3,7 @@
 begin;
 select plan(15);
 
-select is(version, 4, 'the version is set') from crm_relay.setting;
+select is(version, 5, 'the version is set') from crm_relay.setting;
 select is_empty(
   $$ select c.relname from pg_class c
       where c.relnamespace = 'crm_relay'::regnamespace and c.relkind in ('r', 'p', 'v', 'S', 'i')
