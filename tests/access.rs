@@ -1007,6 +1007,43 @@ fn an_answer_that_took_long_counts_all_the_same() {
 }
 
 #[test]
+fn what_somebody_missed_is_not_told_by_answers_that_count_no_more() {
+    let mut world = at_home();
+    let since = world.place.cursor.clone();
+    let (record, team, with_user) = (0, 0, false);
+    world.go(Step::Edit {
+        record,
+        team,
+        with_user,
+    });
+    world.settle();
+    for (waits, is_told) in [(0, true), (2, false)] {
+        (0..waits).for_each(|_| world.go(Step::Wait));
+        let time = world.time.clone();
+        let _now = time.enter();
+        let (reply, mut replied) = oneshot::channel();
+        world.rooms.obey(Command::Subscribe(Box::new(Subscribe {
+            member: 1,
+            rooms: vec!["leads:0".to_owned()],
+            granted: Some(world.place.cursor.clone()),
+            from: Beginning::Since {
+                since: since.clone(),
+                journal: Some(Missed::Nothing),
+            },
+            id: 1.into(),
+            denied: Vec::new(),
+            reply,
+        })));
+        let replied = replied.try_recv().expect("it is answered");
+        match is_told {
+            true => assert!(matches!(replied, Reply::Live { .. }), "{replied:?}"),
+            false => assert!(matches!(replied, Reply::WhoMaySee { .. }), "{replied:?}"),
+        }
+        told(&world, "LEADS_UPDATED");
+    }
+}
+
+#[test]
 fn nobody_waits_for_answers_about_a_large_room_in_which_little_happens() {
     let mut world = at_home();
     for member in 2..=3000 {
