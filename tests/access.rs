@@ -267,6 +267,37 @@ struct World {
     granting: HashMap<String, u64>,
 }
 
+fn enters(member: u64, outbox: &Arc<Outbox>, bearer: Bearer) -> Command {
+    Command::Enter(Box::new(Enter {
+        member,
+        session: Uuid::nil(),
+        outbox: outbox.clone(),
+        transactions: false,
+        bearer: Some(bearer),
+        welcome: frame::text(b"{}"),
+    }))
+}
+
+/// To these rooms, as they were granted at a moment.
+fn subscribes(
+    member: u64,
+    rooms: Vec<String>,
+    granted: &Cursor,
+    from: Beginning,
+) -> (Command, oneshot::Receiver<Reply>) {
+    let (reply, replied) = oneshot::channel();
+    let subscribe = Subscribe {
+        member,
+        rooms,
+        granted: Some(granted.clone()),
+        from,
+        id: 1.into(),
+        denied: Vec::new(),
+        reply,
+    };
+    (Command::Subscribe(Box::new(subscribe)), replied)
+}
+
 impl World {
     fn new(recent_bytes: usize) -> World {
         let time = runtime::Builder::new_current_thread()
@@ -303,17 +334,11 @@ impl World {
             claims: "{}".to_owned(),
         });
         let outbox = Arc::new(Outbox::new(1 << 22));
-        rooms.obey(Command::Enter(Box::new(Enter {
-            member: 1,
-            session: Uuid::nil(),
-            outbox: outbox.clone(),
-            transactions: false,
-            bearer: Some(Bearer {
-                who,
-                issued_at: None,
-            }),
-            welcome: frame::text(b"{}"),
-        })));
+        let bearer = Bearer {
+            who,
+            issued_at: None,
+        };
+        rooms.obey(enters(1, &outbox, bearer));
         World {
             time: time.clone(),
             database,
@@ -496,17 +521,9 @@ impl World {
         self.resumes = wish.since.clone();
         let moment = granted.position.snapshot.xmax - 1;
         self.granting = rooms.iter().map(|room| (room.clone(), moment)).collect();
-        let (reply, replied) = oneshot::channel();
+        let (command, replied) = subscribes(1, rooms, &granted, from);
         wish.replied = Some(replied);
-        self.rooms.obey(Command::Subscribe(Box::new(Subscribe {
-            member: 1,
-            rooms,
-            granted: Some(granted),
-            from,
-            id: 1.into(),
-            denied: Vec::new(),
-            reply,
-        })));
+        self.rooms.obey(command);
         self.wish = Some(wish);
     }
 
@@ -901,24 +918,10 @@ fn come(world: &mut World, member: u64) -> Arc<Outbox> {
     let time = world.time.clone();
     let _now = time.enter();
     let outbox = Arc::new(Outbox::new(1 << 22));
-    let (reply, _replied) = oneshot::channel();
-    world.rooms.obey(Command::Enter(Box::new(Enter {
-        member,
-        session: Uuid::nil(),
-        outbox: outbox.clone(),
-        transactions: false,
-        bearer: Some(bearer(member)),
-        welcome: frame::text(b"{}"),
-    })));
-    world.rooms.obey(Command::Subscribe(Box::new(Subscribe {
-        member,
-        rooms: vec!["team:0".to_owned()],
-        granted: Some(world.place.cursor.clone()),
-        from: Beginning::Now,
-        id: 1.into(),
-        denied: Vec::new(),
-        reply,
-    })));
+    world.rooms.obey(enters(member, &outbox, bearer(member)));
+    let team = vec!["team:0".to_owned()];
+    let (command, _) = subscribes(member, team, &world.place.cursor, Beginning::Now);
+    world.rooms.obey(command);
     outbox
 }
 
@@ -1021,19 +1024,13 @@ fn what_somebody_missed_is_not_told_by_answers_that_count_no_more() {
         (0..waits).for_each(|_| world.go(Step::Wait));
         let time = world.time.clone();
         let _now = time.enter();
-        let (reply, mut replied) = oneshot::channel();
-        world.rooms.obey(Command::Subscribe(Box::new(Subscribe {
-            member: 1,
-            rooms: vec!["leads:0".to_owned()],
-            granted: Some(world.place.cursor.clone()),
-            from: Beginning::Since {
-                since: since.clone(),
-                journal: Some(Missed::Nothing),
-            },
-            id: 1.into(),
-            denied: Vec::new(),
-            reply,
-        })));
+        let from = Beginning::Since {
+            since: since.clone(),
+            journal: Some(Missed::Nothing),
+        };
+        let lead = vec!["leads:0".to_owned()];
+        let (command, mut replied) = subscribes(1, lead, &world.place.cursor, from);
+        world.rooms.obey(command);
         let replied = replied.try_recv().expect("it is answered");
         match is_told {
             true => assert!(matches!(replied, Reply::Live { .. }), "{replied:?}"),
@@ -1139,26 +1136,11 @@ async fn who_is_asked_about_by_turns_is_so_though_somebody_else_is_asked_about()
     })
     .await;
     for member in [1, 2] {
-        send(Command::Enter(Box::new(Enter {
-            member,
-            session: Uuid::nil(),
-            outbox: Arc::new(Outbox::new(1 << 22)),
-            transactions: false,
-            bearer: Some(bearer(member)),
-            welcome: frame::text(b"{}"),
-        })))
-        .await;
-        let (reply, replied) = oneshot::channel();
-        send(Command::Subscribe(Box::new(Subscribe {
-            member,
-            rooms: vec!["team:0".to_owned()],
-            granted: Some(cursor.clone()),
-            from: Beginning::Now,
-            id: 1.into(),
-            denied: Vec::new(),
-            reply,
-        })))
-        .await;
+        let outbox = Arc::new(Outbox::new(1 << 22));
+        send(enters(member, &outbox, bearer(member))).await;
+        let team = vec!["team:0".to_owned()];
+        let (command, replied) = subscribes(member, team, &cursor, Beginning::Now);
+        send(command).await;
         assert!(matches!(replied.await, Ok(Reply::Live { .. })));
     }
     // one question is out and another one waits when the time of all has come
@@ -1272,19 +1254,13 @@ fn who_missed_more_than_all_others_can_wait_for_is_told_from_the_journal() {
         let place = world.place.clone();
         let told = place.clone();
         world.rooms.obey(Command::Reached { place, told });
-        let (reply, mut replied) = oneshot::channel();
-        world.rooms.obey(Command::Subscribe(Box::new(Subscribe {
-            member: 1,
-            rooms: vec!["leads:1".to_owned()],
-            granted: Some(world.place.cursor.clone()),
-            from: Beginning::Since {
-                since,
-                journal: None,
-            },
-            id: 1.into(),
-            denied: Vec::new(),
-            reply,
-        })));
+        let from = Beginning::Since {
+            since,
+            journal: None,
+        };
+        let lead = vec!["leads:1".to_owned()];
+        let (command, mut replied) = subscribes(1, lead, &world.place.cursor, from);
+        world.rooms.obey(command);
         let reply = replied.try_recv().unwrap();
         match is_too_much {
             true => assert!(matches!(reply, Reply::WhatWasMissed), "{reply:?}"),
