@@ -18,18 +18,18 @@ begin
   end if;
   execute 'select version from crm_relay.setting' into version;
 
-  if version < 4 then
+  if version < 6 then
     loop
       tries := tries + 1;
       begin
         perform pg_catalog.set_config('lock_timeout', '300ms', true);
-        lock table crm_relay.change in access exclusive mode;
+        if version < 4 then
+          lock table crm_relay.change in access exclusive mode;
+        end if;
         if version < 3 then
           lock table crm_relay.setting in access exclusive mode;
         end if;
-        if version < 2 then
-          lock table crm_relay.module in access exclusive mode;
-        end if;
+        lock table crm_relay.module in access exclusive mode;
         exit;
       exception when lock_not_available then
         if tries >= 100 then
@@ -76,6 +76,21 @@ begin
   -- whose table was altered in the same transaction
   if version < 5 then
     drop function if exists crm_relay.images(anyelement, anyelement, json, json), crm_relay.without_nulls(json, text[]);
+  end if;
+
+  -- what capture() goes by is kept once, by what it does with it
+  if version < 6 then
+    drop function if exists crm_relay.images(anyelement, anyelement, text[], text[]);
+    drop type if exists crm_relay.marks;
+    alter table crm_relay.module
+      drop column if exists created_by_columns, drop column if exists modified_by_column, drop column if exists version_column, drop column if exists deleted_by_column,
+      add column if not exists marks text[] not null default '{}',
+      add column if not exists large_null jsonb,
+      add column if not exists others_null jsonb,
+      add column if not exists large_nulls text[],
+      add column if not exists names_size integer not null default 0,
+      add column if not exists doorbell text not null default 'adaptive',
+      add column if not exists slot_seconds double precision not null default 100800 check (slot_seconds > 0);
   end if;
 end
 $steps$;

@@ -40,10 +40,6 @@ create table if not exists crm_relay.module (
   access_columns text[] not null default '{}',
   hidden_columns text[] not null default '{}',
   quiet_columns text[] not null default '{}',
-  created_by_columns text[] not null default '{}',
-  modified_by_column text,
-  version_column text,
-  deleted_by_column text,
   large_from integer not null default 1024 check (large_from > 0),
   part_of text references crm_relay.module (module),
   part_link text,
@@ -53,6 +49,13 @@ create table if not exists crm_relay.module (
   access_link text,
   lookup text,
   lookup_types oid[],
+  marks text[] not null default '{}',
+  large_null jsonb,
+  others_null jsonb,
+  large_nulls text[],
+  names_size integer not null default 0,
+  doorbell text not null default 'adaptive',
+  slot_seconds double precision not null default 100800 check (slot_seconds > 0),
   constraint module_name check (module ~ '^[a-z_][a-z0-9_]{0,62}$' and module not in ('user', 'team', 'broker')),
   constraint part_whole check ((part_of is null) = (part_link is null)),
   constraint hidden_is_hidden check (not hidden_columns && (key_columns || access_columns))
@@ -65,10 +68,6 @@ comment on column crm_relay.module.key_columns is 'the columns that make a recor
 comment on column crm_relay.module.access_columns is 'columns that decide who may see a record and in which scope rooms it is';
 comment on column crm_relay.module.hidden_columns is 'columns that never leave the table: in no journal row, event or log';
 comment on column crm_relay.module.quiet_columns is 'columns whose change alone is no event';
-comment on column crm_relay.module.created_by_columns is 'those of created_by and user_id that the table has: on insert the actor is the first that is not null; capture() goes by the names';
-comment on column crm_relay.module.modified_by_column is 'last_modified_by, if the table has it: on update the actor, if this update changed it or the version; capture() goes by the name';
-comment on column crm_relay.module.version_column is 'version, if the table has it, which counts the updates of a record; capture() goes by the name';
-comment on column crm_relay.module.deleted_by_column is 'deleted_by, if the table has it: on a soft delete the actor, if this update set it; capture() goes by the name';
 comment on column crm_relay.module.large_from is
   'a column that an update leaves as it was is left out of the images from this many bytes on';
 comment on column crm_relay.module.part_of is 'the module whose records this table''s rows belong to; null for a table of its own';
@@ -85,6 +84,18 @@ comment on column crm_relay.module.lookup is
   'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
 comment on column crm_relay.module.lookup_types is
   'the types of those columns when it was made: with others it is not run';
+-- what capture() goes by, so that it need look at one row only, see made_of()
+comment on column crm_relay.module.marks is
+  'the columns that say by themselves which record it is and who made the change: id where it alone is the key; and those of version, last_modified_by, deleted_by, created_by and user_id that the table has and that are not hidden';
+comment on column crm_relay.module.large_null is
+  'an object with each column that may be stored out of line, is shown and decides nothing (json, jsonb, xml, bytea) as null: an update that changed none of them is rendered so; null where there is none';
+comment on column crm_relay.module.others_null is
+  'an object with each column that is not of these and decides nothing as null: two rows that are the same so differ in nothing that is large or decides';
+comment on column crm_relay.module.large_nulls is 'what large_null makes of an image, such as ,"people":null';
+comment on column crm_relay.module.names_size is
+  'bytes of an image that are not values, at least: one that is not larger than this and large_from has nothing large';
+comment on column crm_relay.module.doorbell is 'as crm_relay.setting.doorbell';
+comment on column crm_relay.module.slot_seconds is 'how many seconds fall into one slot of the journal''s ring, by crm_relay.setting.retention';
 
 create table if not exists crm_relay.disconnected (
   user_id text primary key,

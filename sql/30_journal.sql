@@ -86,14 +86,23 @@ grant insert on crm_relay.change to crm_relay_capture;
 grant usage on sequence crm_relay.change_seq to crm_relay_capture;
 grant select on crm_relay.change to crm_relay_serve, crm_relay_audit;
 
+create or replace function crm_relay.slot_seconds(retention interval) returns double precision
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select date_part('epoch', retention) / 6
+$$;
+comment on function crm_relay.slot_seconds(interval) is
+  'how many seconds fall into one slot of the ring: six slots hold the retention, so at least two of the ten are always spare';
+
 create or replace function crm_relay.slot(at timestamptz, retention interval) returns smallint
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select (floor(extract(epoch from at) / (extract(epoch from retention) / 6))::bigint % 10)::smallint
+  select (floor(date_part('epoch', at) / crm_relay.slot_seconds(retention))::bigint % 10)::smallint
 $$;
 comment on function crm_relay.slot(timestamptz, interval) is
-  'the slot of the ring that a moment falls in: six slots hold the retention, so at least two of the ten are always spare';
+  'the slot of the ring that a moment falls in';
 
 create or replace function crm_relay.prune(needed xid8 default pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()))
 returns setof text

@@ -43,27 +43,26 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   rest text := image::text;
-  -- the first has no comma, and what was found would be a value's; the same where hidden columns were taken out
-  is_certain boolean := starts_with(rest, '{"') and not starts_with(rest, '{' || substr(nulls[1], 2));
+  is_certain boolean := starts_with(rest, '{"'); -- a first column that was taken out leaves a space
   before integer;
   one text;
 begin
   foreach one in array nulls loop
-    exit when not is_certain;
-    before := length(rest);
+    before := octet_length(rest);
     rest := replace(rest, one, '');
-    -- it stands in a value, too
-    is_certain := length(rest) = before - length(one);
+    -- the first has no comma, and what was found would be a value's; another may stand in a value, too
+    is_certain := is_certain and octet_length(rest) = before - octet_length(one) and not starts_with(rest, '{' || substr(one, 2));
+    exit when not is_certain;
   end loop;
   if not is_certain then
     return crm_relay.without(image, array(
-      select column_name from unnest(nulls) n (one) cross join json_object_keys(('{' || substr(n.one, 2) || '}')::json) as names (column_name)));
+      select key from json_object_keys(crm_relay.readable(image)) as keys (key) where ',' || to_json(key)::text || ':null' = any (nulls)));
   end if;
   return rest::json;
 end
 $$;
 comment on function crm_relay.without_nulls(json, text[]) is
-  'an image without columns that are null in it, in the table''s order and each as it stands there, such as ,"notes":null: as without(), and quick';
+  'an image without columns that are null in it, each given as it stands there, such as ,"notes":null: as without() of those that there are, and quick';
 alter function crm_relay.without_nulls(json, text[]) owner to crm_relay_capture;
 revoke all on function crm_relay.without_nulls(json, text[]) from public;
 
@@ -101,9 +100,18 @@ end
 $$;
 comment on function crm_relay.image(anyelement) is
   'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
+do $made$
+begin
+  if to_regtype('crm_relay.made') is null then
+    create type crm_relay.made as (old_image json, new_image json, is_without_large boolean, old_id text, new_id text, actor text);
+  end if;
+end
+$made$;
+comment on type crm_relay.made is 'what images() makes of a row before and after';
+
 -- The settings decide what a rendered value looks like: unpinned, one unchanged row differed in six columns
 -- between two sessions. The same are pinned wherever else a value is rendered.
-create or replace function crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) returns json[]
+create or replace function crm_relay.images(old_row anyelement, new_row anyelement, marks text[], large jsonb, others jsonb, out made crm_relay.made)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -115,44 +123,76 @@ set lc_monetary = 'C'
 set quote_all_identifiers = off
 as $$
 declare
-  rendered pg_catalog.json[];
-  others_null pg_catalog.jsonb;
-  large_null pg_catalog.jsonb;
+  is_edited pg_catalog.bool;
 begin
   if current_user operator(pg_catalog.<>) 'crm_relay_image' then
     raise exception 'crm_relay: images() belongs to %, it must belong to crm_relay_image', current_user
       using hint = 'run crm-relay install again';
   end if;
-  if large is null then
-    rendered := array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)];
-  else
+  -- As the images will have them, but got from the rows: each look into json reads all of it. And before the
+  -- images: after the owner's code nothing needs to go on but the last look.
+  if 'id' operator(pg_catalog.=) any (marks) then
+    made.old_id := pg_catalog.to_json(old_row.id) operator(pg_catalog.#>>) '{}';
+    made.new_id := pg_catalog.to_json(new_row.id) operator(pg_catalog.#>>) '{}';
+  end if;
+  -- who made it, certain or null: what this very change says of itself; who deletes a row is not in it
+  if old_row is not distinct from null then
+    -- a row that comes from another partition was not made here
+    if 'version' operator(pg_catalog.=) any (marks) then
+      is_edited := pg_catalog.to_json(new_row.version) operator(pg_catalog.#>>) '{}' operator(pg_catalog.<>) '1';
+    end if;
+    if is_edited is not true then
+      if 'created_by' operator(pg_catalog.=) any (marks) then
+        made.actor := pg_catalog.to_json(new_row.created_by) operator(pg_catalog.#>>) '{}';
+      end if;
+      if made.actor is null and 'user_id' operator(pg_catalog.=) any (marks) then
+        made.actor := pg_catalog.to_json(new_row.user_id) operator(pg_catalog.#>>) '{}';
+      end if;
+    end if;
+  elsif new_row is distinct from null then
+    if 'deleted_by' operator(pg_catalog.=) any (marks) then
+      if row(row(new_row.deleted_by)) operator(pg_catalog.*<>) row(row(old_row.deleted_by)) then
+        made.actor := pg_catalog.to_json(new_row.deleted_by) operator(pg_catalog.#>>) '{}';
+      end if;
+    end if;
+    if made.actor is null and 'last_modified_by' operator(pg_catalog.=) any (marks) then
+      is_edited := row(row(new_row.last_modified_by)) operator(pg_catalog.*<>) row(row(old_row.last_modified_by));
+      if not is_edited and 'version' operator(pg_catalog.=) any (marks) then
+        is_edited := row(row(new_row.version)) operator(pg_catalog.*<>) row(row(old_row.version));
+      end if;
+      if is_edited then
+        made.actor := pg_catalog.to_json(new_row.last_modified_by) operator(pg_catalog.#>>) '{}';
+      end if;
+    end if;
+  end if;
+  if large is not null then
     begin
-      others_null := pg_catalog.jsonb_object(others, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(others)]));
-      large_null := pg_catalog.jsonb_object(large, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(large)]));
       -- A statement: an expression of PL/pgSQL keeps what jsonb_populate_record() knows of a table's columns until
       -- the transaction ends, and where they are altered meanwhile it would read the row by what is no longer so,
       -- which once ended the server. A row in a row is compared as it is stored: what is compressed stays so.
-      select case when row(row(pg_catalog.jsonb_populate_record(old_row, others_null))) operator(pg_catalog.*=)
-                       row(row(pg_catalog.jsonb_populate_record(new_row, others_null)))
-                  then array[pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(old_row, large_null)),
-                             pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(new_row, large_null)), large_null::pg_catalog.json] end
-        into rendered;
+      select pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(old_row, large)),
+             pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(new_row, large)), true
+        into made.old_image, made.new_image, made.is_without_large
+       where row(row(pg_catalog.jsonb_populate_record(old_row, others))) operator(pg_catalog.*=)
+             row(row(pg_catalog.jsonb_populate_record(new_row, others)));
     exception when others then
-      null; -- a domain that takes no null
+      made.is_without_large := null; -- a domain that takes no null
     end;
-    rendered := coalesce(rendered, array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)]);
+  end if;
+  if made.is_without_large is null then
+    made.old_image := pg_catalog.row_to_json(old_row);
+    made.new_image := pg_catalog.row_to_json(new_row);
   end if;
   if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
     raise exception 'crm_relay: a cast of the row''s types changes search_path';
   end if;
-  return rendered;
 end
 $$;
-comment on function crm_relay.images(anyelement, anyelement, text[], text[]) is
-  'a row before and after as json, see image(); where none but the columns that are named in others changed, those that are named in large are null, and a third says so';
-alter function crm_relay.images(anyelement, anyelement, text[], text[]) owner to crm_relay_image;
-revoke all on function crm_relay.images(anyelement, anyelement, text[], text[]) from public;
-grant execute on function crm_relay.images(anyelement, anyelement, text[], text[]) to crm_relay_capture;
+comment on function crm_relay.images(anyelement, anyelement, text[], jsonb, jsonb) is
+  'a row before and after as json, see image(), which record it is and who made the change, as far as those of its columns say that are named in marks; where none but the others changed, the large ones are null, and it says so';
+alter function crm_relay.images(anyelement, anyelement, text[], jsonb, jsonb) owner to crm_relay_image;
+revoke all on function crm_relay.images(anyelement, anyelement, text[], jsonb, jsonb) from public;
+grant execute on function crm_relay.images(anyelement, anyelement, text[], jsonb, jsonb) to crm_relay_capture;
 alter function crm_relay.image(anyelement) owner to crm_relay_image;
 revoke all on function crm_relay.image(anyelement) from public;
 revoke all on function crm_relay.readable(json), crm_relay.without(json, text[]) from public;
@@ -366,16 +406,6 @@ $$;
 comment on function crm_relay.ring(text, text) is
   'the doorbell: a hint to look at the journal, where nobody looks anyway; everybody may hear and forge it, so it names no record and is never believed';
 
-do $marks$
-begin
-  if to_regtype('crm_relay.marks') is null then
-    create type crm_relay.marks as (id text, version text, last_modified_by text, deleted_by text, created_by text, user_id text);
-  end if;
-end
-$marks$;
-comment on type crm_relay.marks is
-  'of an image, what tells which record it is and who made it: got in one look, since each look reads all of the json';
-
 -- What a writer pays is counted in microseconds here: each statement, each expression, each look into json
 -- and each setting that a function pins is some. What is rarely needed stands where it is rarely reached.
 -- search_path is pinned against tables and types of the caller's own.
@@ -386,28 +416,24 @@ as $$
 #variable_conflict use_column
 declare
   watched record;
+  wide record;
+  marks text[];
+  there text[];
+  made crm_relay.made;
+  seen json[]; -- both images, as they can be looked into
   images json[];
-  seen json[]; -- the same, as they can be looked into
   column_name text;
-  old_marks crm_relay.marks;
-  new_marks crm_relay.marks;
-  old_id text;
-  new_id text;
-  actor_id text;
-  large text[];
-  others text[];
-  nulls text[];
   unchanged text[];
-  is_whole boolean; -- of an update: whether what is large and unchanged has to be there, too
+  is_moved boolean; -- whether others may see the record now
   outcome text; -- 'told' or 'same'; null where the row cannot say what happened to it
   record_ids text[];
   record_images json[];
 begin
-  select s.doorbell, m.module, m.relation, m.key_columns, m.access_columns, m.hidden_columns, m.large_from, m.part_of, m.narrow,
+  select m.module, m.relation, m.key_columns, m.access_columns, m.hidden_columns, m.marks, m.large_from, m.names_size, m.part_of, m.narrow, m.doorbell,
          -- as slot(), which need not be called then
-         (floor(extract(epoch from clock_timestamp()) / (extract(epoch from s.retention) / 6))::bigint % 10)::smallint as slot
+         (floor(date_part('epoch', clock_timestamp()) / m.slot_seconds)::bigint % 10)::smallint as slot
     into watched
-    from crm_relay.setting s left join crm_relay.module m on m.module = tg_argv[0];
+    from crm_relay.module m where m.module = tg_argv[0];
   -- whoever may make triggers on a table of their own must not speak for another module
   if watched.relation <> tg_relid then
     -- by itself, so that the condition before needs no statement
@@ -415,78 +441,50 @@ begin
       return null;
     end if;
   end if;
+  marks := watched.marks;
 
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
+  loop
   begin
     -- something is stored out of line, and may be left there, unless the record moves
     if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then
-      select array_agg(a.name) filter (where is_large), array_agg(a.name) filter (where not is_large and not decides),
-             array_agg(',' || to_json(a.name)::text || ':null') filter (where is_large)
-        into large, others, nulls
-        from (select attname::text, atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype),
-                     attname = any (watched.key_columns || watched.access_columns)
-                from pg_attribute
-               where attrelid = tg_relid and attnum > 0 and not attisdropped
-               order by attnum) as c (name, is_large_type, decides)
-       cross join lateral (select c.name, c.is_large_type and not c.decides and c.name <> all (watched.hidden_columns)
-                                          and c.name not in ('version', 'last_modified_by', 'deleted_by', 'created_by', 'user_id')) as a (name, is_large);
+      select m.large_null, m.others_null, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
+      made := crm_relay.images(old, new, marks, wide.large_null, wide.others_null);
+    else
+      made := crm_relay.images(old, new, marks, null, null);
     end if;
-    images := crm_relay.images(old, new, large, others);
     if watched.hidden_columns <> '{}' or watched.narrow then
-      images := crm_relay.narrowed(images, watched.hidden_columns, case when watched.narrow then watched.key_columns || watched.access_columns end);
+      images := crm_relay.narrowed(array[made.old_image, made.new_image], watched.hidden_columns,
+                                   case when watched.narrow then watched.key_columns || watched.access_columns end);
+      made.old_image := images[1];
+      made.new_image := images[2];
     end if;
-    if images[1]::text = images[2]::text then
+    if made.old_image::text = made.new_image::text then
       outcome := 'same'; -- nothing that anybody may see has changed
       raise sqlstate 'CR000';
     end if;
-    -- json may hold \u0000, and no operator can look into it then
-    if position(E'\\u0000' in images[1]::text) > 0 or position(E'\\u0000' in images[2]::text) > 0 then
-      seen := array[crm_relay.readable(images[1]), crm_relay.readable(images[2])];
-    else
-      seen := images;
-    end if;
-    old_marks := json_populate_record(null::crm_relay.marks, seen[1]);
-    new_marks := json_populate_record(null::crm_relay.marks, seen[2]);
-    if watched.key_columns = '{id}' then
-      old_id := old_marks.id;
-      new_id := new_marks.id;
-    elsif cardinality(watched.key_columns) = 1 then
-      old_id := seen[1] ->> watched.key_columns[1];
-      new_id := seen[2] ->> watched.key_columns[1];
-    end if;
-    if old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE' or octet_length(old_id) > 2000 or octet_length(new_id) > 2000
-       or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
-      old_id := crm_relay.record_id(seen[1], watched.key_columns);
-      new_id := crm_relay.record_id(seen[2], watched.key_columns);
-      -- a transaction that looked before the table was watched sees no registry; both images have to fit into
-      -- one journal row
-      if watched.module is null or old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE'
-         or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
+    if made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE'
+       or octet_length(made.old_id) > 2000 or octet_length(made.new_id) > 2000 then
+      made.old_id := crm_relay.record_id(crm_relay.readable(made.old_image), watched.key_columns);
+      made.new_id := crm_relay.record_id(crm_relay.readable(made.new_image), watched.key_columns);
+      -- a transaction that looked before the table was watched sees no registry
+      if watched.module is null or made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE' then
         raise sqlstate 'CR000';
       end if;
     end if;
-    -- who made it, certain or null: what the session says, else what this very change says of itself
-    actor_id := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), case
-      when tg_op = 'UPDATE' then case
-        when new_marks.deleted_by <> coalesce(old_marks.deleted_by, '') then new_marks.deleted_by
-        when new_marks.last_modified_by is distinct from old_marks.last_modified_by or new_marks.version is distinct from old_marks.version
-          then new_marks.last_modified_by end
-      -- a row that comes from another partition was not made here
-      when tg_op = 'INSERT' and coalesce(new_marks.version, '1') = '1' then coalesce(new_marks.created_by, new_marks.user_id) end);
-    -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
-    if cardinality(images) = 3 then
-      images := array[crm_relay.without_nulls(images[1], nulls), crm_relay.without_nulls(images[2], nulls)];
-      is_whole := false;
+    -- both have to fit into one journal row
+    if coalesce(pg_column_size(made.old_image), 0) + coalesce(pg_column_size(made.new_image), 0) > 500000000 then
+      raise sqlstate 'CR000';
     end if;
-    if tg_op = 'UPDATE' and octet_length(images[2]::text) >= watched.large_from then
-      if is_whole is null then
-        is_whole := old_id <> new_id;
-        foreach column_name in array watched.access_columns loop
-          is_whole := is_whole or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
-        end loop;
+    if tg_op = 'UPDATE' then
+      -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
+      if made.is_without_large then
+        made.old_image := crm_relay.without_nulls(made.old_image, wide.large_nulls);
+        made.new_image := crm_relay.without_nulls(made.new_image, wide.large_nulls);
       end if;
-      if not is_whole then
+      if pg_column_size(made.new_image) >= watched.large_from + watched.names_size then
+        seen := array[crm_relay.readable(made.old_image), crm_relay.readable(made.new_image)];
         select array_agg(n.key) into unchanged
           from json_each(seen[2]) n
          where octet_length(n.value::text) >= watched.large_from
@@ -494,54 +492,76 @@ begin
            and n.value::text = (seen[1] -> n.key)::text
            and n.key <> all (watched.key_columns || watched.access_columns);
         if unchanged is not null then
-          images := array[crm_relay.without(images[1], unchanged), crm_relay.without(images[2], unchanged)];
+          is_moved := made.old_id <> made.new_id;
+          foreach column_name in array watched.access_columns loop
+            exit when made.is_without_large; -- images() has compared them
+            is_moved := is_moved or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
+          end loop;
+          if not is_moved then
+            made.old_image := crm_relay.without(made.old_image, unchanged);
+            made.new_image := crm_relay.without(made.new_image, unchanged);
+          end if;
         end if;
       end if;
     end if;
+    -- what the session says goes before what the row does
+    made.actor := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), made.actor);
     if watched.part_of is not null then
       -- before a cascade has reached the records they still name the old key
       select r.record_ids, r.record_images into record_ids, record_images
-        from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[old_id, new_id], null)) r
+        from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[made.old_id, made.new_id], null)) r
        where m.module = watched.module;
     end if;
     outcome := 'told';
     raise sqlstate 'CR000';
-  exception when others or assert_failure then
-    -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
-    -- that its part's look-up fails
+  exception
+    when undefined_column then
+      -- one of the marks has another name by now: once more with those that are there
+      there := array(select a.attname::text from pg_attribute a
+                      where a.attrelid = tg_relid and a.attname = any (marks) and not a.attisdropped);
+      if cardinality(there) < cardinality(marks) then
+        marks := there;
+        continue;
+      end if;
+    when others or assert_failure then
+      -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
+      -- that its part's look-up fails
   end;
+  exit;
+  end loop;
 
-  if outcome = 'told' and watched.part_of is null and (tg_op <> 'UPDATE' or old_id = new_id) then
+  if outcome = 'told' and watched.part_of is null and (tg_op <> 'UPDATE' or made.old_id = made.new_id) then
     insert into crm_relay.change (slot, module, action, record_id, actor,
                                   db_user, db_role, application, old_image, new_image)
     values (watched.slot, watched.module, case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
-            coalesce(new_id, old_id), actor_id,
+            coalesce(made.new_id, made.old_id), made.actor,
             session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
-            images[1], images[2]);
+            made.old_image, made.new_image);
   elsif outcome = 'same' then
     return null;
   elsif outcome is null then
     -- say that something changed
     insert into crm_relay.change (slot, module, action, db_user, db_role, application)
-    values (coalesce(watched.slot, crm_relay.slot(clock_timestamp(), '7 days')), coalesce(tg_argv[1], tg_argv[0]), 'truncated',
+    values (coalesce(watched.slot, crm_relay.slot(clock_timestamp(), coalesce((select s.retention from crm_relay.setting s), '7 days'))),
+            coalesce(tg_argv[1], tg_argv[0]), 'truncated',
             session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'));
-    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(watched.doorbell, 'always'));
+    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(watched.doorbell, (select s.doorbell from crm_relay.setting s), 'always'));
     return null;
   elsif watched.part_of is not null then
     insert into crm_relay.change (slot, module, action, record_id, part, part_id, actor,
                                   db_user, db_role, application, old_image, new_image, record_image)
-    select watched.slot, watched.part_of, 'updated', record_id, watched.module, coalesce(new_id, old_id), actor_id,
+    select watched.slot, watched.part_of, 'updated', record_id, watched.module, coalesce(made.new_id, made.old_id), made.actor,
            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
-           images[1], images[2], record_image
+           made.old_image, made.new_image, record_image
       from unnest(record_ids, record_images) as belongs (record_id, record_image);
   else
     -- another key is another record
     insert into crm_relay.change (slot, module, action, record_id, actor,
                                   db_user, db_role, application, old_image, new_image)
-    values (watched.slot, watched.module, 'deleted', old_id, actor_id,
-            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), images[1], null),
-           (watched.slot, watched.module, 'created', new_id, actor_id,
-            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), null, images[2]);
+    values (watched.slot, watched.module, 'deleted', made.old_id, made.actor,
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), made.old_image, null),
+           (watched.slot, watched.module, 'created', made.new_id, made.actor,
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), null, made.new_image);
   end if;
   -- as in ring(), which need not be called then
   if watched.doorbell = 'adaptive' and pg_try_advisory_xact_lock_shared('crm_relay.setting'::regclass::oid::int, 2) then

@@ -103,6 +103,67 @@ $$;
 comment on function crm_relay.owners_apart() is
   'watched tables whose owner may not read all that is watched: by a function in an index of hers she can, with the rights of the roles that look records up';
 
+create or replace function crm_relay.made_of(
+  watched crm_relay.module,
+  out marks text[], out large_null jsonb, out others_null jsonb, out large_nulls text[], out names_size integer,
+  out doorbell text, out slot_seconds double precision
+)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with columns (name, place, can_be_large, says_who, is_hidden) as (
+    select a.attname::text, a.attnum, a.atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype),
+           a.attname in ('version', 'last_modified_by', 'deleted_by', 'created_by', 'user_id') and not watched.narrow,
+           a.attname = any (watched.hidden_columns)
+      from pg_attribute a
+     where a.attrelid = watched.relation and a.attnum > 0 and not a.attisdropped
+  ), undecided as (
+    select c.name, c.place, c.can_be_large and not c.says_who and not c.is_hidden as is_large
+      from columns c where c.name <> all (watched.key_columns || watched.access_columns)
+  )
+  select (select coalesce(array_agg(c.name order by c.place), '{}') from columns c
+           where c.says_who and not c.is_hidden or c.name = 'id' and watched.key_columns = '{id}'),
+         (select jsonb_object_agg(u.name, null) from undecided u where u.is_large),
+         (select jsonb_object_agg(u.name, null) from undecided u where not u.is_large),
+         (select array_agg(',' || to_json(u.name)::text || ':null' order by u.place) from undecided u where u.is_large),
+         (select coalesce(sum(octet_length(to_json(c.name)::text) + 2), 0) from columns c where not c.is_hidden and not c.can_be_large),
+         coalesce(s.doorbell, 'adaptive'), crm_relay.slot_seconds(coalesce(s.retention, '7 days'))
+    from (values (true)) as one (row) left join crm_relay.setting s on true -- written last by a first installation
+$$;
+comment on function crm_relay.made_of(crm_relay.module) is
+  'what capture() goes by: made of a row of the registry, of its table''s columns and of the settings, and kept in that row';
+
+create or replace function crm_relay.make() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- whoever changes them meanwhile comes before this, or after
+  perform from crm_relay.setting for share;
+  select o.* into new.marks, new.large_null, new.others_null, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
+    from crm_relay.made_of(new) o;
+  return new;
+end
+$$;
+comment on function crm_relay.make() is 'before a row of the registry is written: what is made of it, see made_of()';
+create or replace trigger make before insert or update on crm_relay.module
+  for each row execute function crm_relay.make();
+alter table crm_relay.module enable always trigger make; -- also where session_replication_role is replica
+
+create or replace function crm_relay.make_all() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update crm_relay.module m set module = m.module;
+  return null;
+end
+$$;
+comment on function crm_relay.make_all() is 'after an update of the settings: the registry goes by them, too';
+create or replace trigger make_all after update of doorbell, retention on crm_relay.setting
+  for each statement execute function crm_relay.make_all();
+alter table crm_relay.setting enable always trigger make_all;
+
 create or replace function crm_relay.watch(
   target regclass,
   module text default null,
@@ -210,10 +271,6 @@ begin
   if watched.hidden_columns && (watched.key_columns || watched.access_columns) then
     raise exception 'crm_relay: what tells records apart, or decides who sees them, cannot be hidden: %', array_to_string(watched.hidden_columns, ', ');
   end if;
-  watched.created_by_columns := array(select c from unnest('{created_by,user_id}'::text[]) c where c = any (columns));
-  watched.modified_by_column := (select c from unnest(columns) c where c = 'last_modified_by');
-  watched.version_column := (select c from unnest(columns) c where c = 'version');
-  watched.deleted_by_column := (select c from unnest(columns) c where c = 'deleted_by');
   watched.large_from := coalesce(present.large_from, 1024);
   watched.part_of := coalesce(part_of, present.part_of);
   watched.part_link := coalesce(part_link, present.part_link);
@@ -279,10 +336,7 @@ begin
   on conflict on constraint module_relation_key do update set
     module = excluded.module, event = excluded.event, key_columns = excluded.key_columns,
     access_columns = excluded.access_columns, hidden_columns = excluded.hidden_columns,
-    quiet_columns = excluded.quiet_columns, created_by_columns = excluded.created_by_columns,
-    modified_by_column = excluded.modified_by_column, version_column = excluded.version_column,
-    deleted_by_column = excluded.deleted_by_column, part_of = excluded.part_of,
-    part_link = excluded.part_link, chosen = excluded.chosen, narrow = excluded.narrow,
+    quiet_columns = excluded.quiet_columns, part_of = excluded.part_of, part_link = excluded.part_link, chosen = excluded.chosen, narrow = excluded.narrow,
     access_of = excluded.access_of, access_link = excluded.access_link,
     lookup = excluded.lookup, lookup_types = excluded.lookup_types
   where (module.*) is distinct from (excluded.*);
@@ -506,8 +560,9 @@ comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in 
 revoke all on function
   crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text),
   crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text), crm_relay.is_secret(text),
+  crm_relay.made_of(crm_relay.module), crm_relay.make(), crm_relay.make_all(),
   crm_relay.stripped(json, text[]), crm_relay.redact(text), crm_relay.owners_apart() from public;
-grant execute on function crm_relay.owners_apart() to crm_relay_audit, crm_relay_serve;
+grant execute on function crm_relay.owners_apart(), crm_relay.made_of(crm_relay.module) to crm_relay_audit, crm_relay_serve;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;
 
@@ -521,3 +576,5 @@ update crm_relay.module m
      select format('select %s from %s r where %s', c.columns, m.relation, crm_relay.key_condition(m))
        from (select crm_relay.readable_columns(m.relation, m.key_columns || m.access_columns)) as c (columns)
       where c.columns is not null);
+
+update crm_relay.module m set module = m.module; -- see make()

@@ -90,7 +90,7 @@ comment on column crm_relay.audit.new_value is 'its value after; null where ther
 
 grant select on crm_relay.audit to crm_relay_audit;
 revoke all on function crm_relay.changes_since(text), crm_relay.epoch(),
-  crm_relay.record_id(json, text[]), crm_relay.slot(timestamptz, interval) from public;
+  crm_relay.record_id(json, text[]), crm_relay.slot(timestamptz, interval), crm_relay.slot_seconds(interval) from public;
 grant execute on function crm_relay.epoch() to crm_relay_prune, crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.changes_since(text) to crm_relay_serve, crm_relay_audit;
-grant execute on function crm_relay.slot(timestamptz, interval) to crm_relay_capture, crm_relay_prune;
+grant execute on function crm_relay.slot(timestamptz, interval), crm_relay.slot_seconds(interval) to crm_relay_capture, crm_relay_prune;

@@ -247,8 +247,7 @@ as $$
            array(select c from unnest(m.key_columns) c where c <> all (columns.names)) as keys_gone,
            array(select c from unnest(m.access_columns) c where c <> all (columns.names)) as access_gone,
            array(select c from unnest(m.hidden_columns) c where c <> all (columns.names)) as hidden_gone,
-           array(select c from unnest(m.quiet_columns || m.created_by_columns || array_remove(
-                   array[m.modified_by_column, m.version_column, m.deleted_by_column], null)) c where c <> all (columns.names)) as others_gone,
+           array(select c from unnest(m.quiet_columns || m.marks) c where c <> all (columns.names || m.key_columns)) as others_gone,
            p.relation is not null and not exists (
              select from pg_attribute a where a.attrelid = p.relation and a.attname = m.part_link and not a.attisdropped) as link_gone
       from crm_relay.module m
@@ -316,8 +315,18 @@ as $$
      select array(select c from unnest(g.names) c
                    where crm_relay.is_secret(c) and c <> all (g.hidden_columns || g.key_columns || g.access_columns))) as secret (names)
    where not g.narrow and secret.names <> '{}' and 'hidden_columns' <> all (g.chosen)
+  union all
+  select 'column_new', 'note', g.relation::text,
+         format('%s has other columns than when it was watched, or the registry other settings than there are', g.relation),
+         'changes are told, but not as well: no actor, or large columns whole',
+         crm_relay.watch_command(g.relation)
+    from gone g
+   cross join lateral crm_relay.made_of(g.registered) o
+   where names_gone = '{}'
+     and ((o.marks, o.large_null, o.doorbell, o.slot_seconds) is distinct from (g.marks, g.large_null, g.doorbell, g.slot_seconds)
+          or g.large_null is not null and o.others_null is distinct from g.others_null)
 $$;
-comment on function crm_relay.verify_columns() is 'columns that were renamed, dropped, retyped, or came later and should be hidden';
+comment on function crm_relay.verify_columns() is 'columns that were renamed, dropped, retyped, came later and should be hidden, or are not made use of';
 
 create or replace function crm_relay.verify_hidden() returns setof crm_relay.finding
 language sql stable
@@ -733,7 +742,7 @@ grant execute on function
   crm_relay.verify(), crm_relay.verify_tables(), crm_relay.verify_triggers(), crm_relay.verify_columns(), crm_relay.verify_hidden(),
   crm_relay.verify_functions(), crm_relay.verify_policy(), crm_relay.verify_journal(), crm_relay.verify_sessions(interval), crm_relay.verify_settings(),
   crm_relay.recent_rows(integer), crm_relay.fingerprint(oid), crm_relay.watch_command(regclass), crm_relay.watch_call(crm_relay.module, text),
-  crm_relay.is_secret(text), crm_relay.column_types(regclass, text[]), crm_relay.slot(timestamptz, interval) to crm_relay_audit, crm_relay_serve;
+  crm_relay.is_secret(text), crm_relay.column_types(regclass, text[]), crm_relay.slot(timestamptz, interval), crm_relay.slot_seconds(interval) to crm_relay_audit, crm_relay_serve;
 grant create on schema crm_relay to crm_relay_verify;
 alter function crm_relay.verify_policy() owner to crm_relay_verify;
 revoke create on schema crm_relay from crm_relay_verify;

@@ -209,6 +209,10 @@ async fn a_column_that_is_gone_changed_or_should_be_hidden_is_named_and_mended()
             &["column_open"],
         ),
         (
+            "alter table notes add column created_by text",
+            &["column_new"],
+        ),
+        (
             "update leads set source = 'secret'; update crm_relay.module set hidden_columns = hidden_columns || '{source}' where module = 'leads'",
             &["hidden_journaled"],
         ),

@@ -1,7 +1,7 @@
 -- the trigger: what it writes, who it names, and that nothing makes it raise
 
 begin;
-select plan(64);
+select plan(70);
 
 create function pg_temp.last(wanted text) returns text language plpgsql as $$
 declare
@@ -216,7 +216,7 @@ select is(array[under.written, under.read, under.looked_up], array[usual.image, 
 select is(count(distinct pins), 1::bigint, 'the same is settled wherever a value is rendered')
   from pg_proc p
  cross join lateral (select array_agg(c order by c) from unnest(p.proconfig) c where c !~ '^(search_path|lock_timeout|row_security)=') as s (pins)
- where p.oid in ('crm_relay.images(anyelement, anyelement, text[], text[])'::regprocedure, 'crm_relay.records_of(crm_relay.module, text[])'::regprocedure,
+ where p.oid in ('crm_relay.images(anyelement, anyelement, text[], jsonb, jsonb)'::regprocedure, 'crm_relay.records_of(crm_relay.module, text[])'::regprocedure,
                  'crm_relay.record_now(text, text)'::regprocedure);
 
 -- a cast of the owner's that breaks
@@ -253,6 +253,28 @@ select ok(pg_temp.last('new_image') not like '%secret%' and pg_temp.last('action
 alter table renamed rename id to number;
 update renamed set note = 'd';
 select is(pg_temp.last('action'), 'truncated', 'a key that is not there is no record');
+create table signed (id int primary key, note text, body jsonb, version int, last_modified_by text, deleted_by text);
+select crm_relay.watch('signed');
+insert into signed values (1, 'a', pg_temp.large('a'), 1, 'ann', null);
+alter table signed rename deleted_by to removed_by;
+update signed set note = 'b', last_modified_by = 'ben';
+select is(pg_temp.last('action') || ' ' || pg_temp.last('actor'), 'updated ben', 'a column that would say who, and is not there, hinders no other');
+alter table signed drop column version;
+update signed set note = 'c', last_modified_by = 'cid';
+select is(pg_temp.last('action') || ' ' || pg_temp.last('actor'), 'updated cid', 'nor do two of them');
+alter table signed rename last_modified_by to by_whom;
+update signed set note = 'd', by_whom = 'dan';
+select is(pg_temp.last('action') || ' ' || coalesce(pg_temp.last('actor'), 'nobody'), 'updated nobody', 'without any there is no actor');
+alter table signed rename body to content;
+update signed set note = 'e';
+select is(pg_temp.last('new_image')::jsonb, '{"id":1,"note":"e","by_whom":"dan","removed_by":null}'::jsonb,
+          'a large column under another name is left out for its size');
+update signed set note = 'f', content = pg_temp.large('f');
+select ok(pg_temp.last('new_image')::jsonb -> 'content' = pg_temp.large('f'), 'and told when it changed');
+alter table signed add column more text;
+update signed set more = repeat('m', 1022);
+update signed set note = 'g';
+select is(pg_temp.last('new_image')::jsonb ->> 'more', null, 'a column that came later is left out, too, from the size on that counts');
 create table text_keys (id text primary key);
 select crm_relay.watch('text_keys');
 insert into text_keys values ('a\u0000b');

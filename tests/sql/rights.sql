@@ -44,7 +44,7 @@ begin
     'create temp table mine (a int)',
     'alter function crm_relay.image(anyelement) security invoker',
     'alter function crm_relay.image(anyelement) set search_path = public, pg_catalog',
-    'alter function crm_relay.images(anyelement, anyelement, text[], text[]) security invoker',
+    'alter function crm_relay.images(anyelement, anyelement, text[], jsonb, jsonb) security invoker',
     'drop owned by crm_relay_image',
     'copy (select 1) to program ''true''']
   loop
@@ -261,7 +261,7 @@ reset role;
 select is((select count(*) from crm_relay.change where module = 'halls'), 1::bigint, 'whose rows are captured');
 
 -- a dump that was restored without its owners
-alter function crm_relay.images(anyelement, anyelement, text[], text[]) owner to current_user;
+alter function crm_relay.images(anyelement, anyelement, text[], jsonb, jsonb) owner to current_user;
 set local role mallory;
 insert into public.traps values (2, 'x');
 reset role;

@@ -12,16 +12,16 @@ CREATE TYPE crm_relay.finding AS (
 );
 ALTER TYPE crm_relay.finding OWNER TO postgres;
 COMMENT ON TYPE crm_relay.finding IS 'what crm_relay.verify() found: code, severity (wrong or note), the object, what is the matter, why that matters, and the command or SQL that mends it';
-CREATE TYPE crm_relay.marks AS (
-	id text,
-	version text,
-	last_modified_by text,
-	deleted_by text,
-	created_by text,
-	user_id text
+CREATE TYPE crm_relay.made AS (
+	old_image json,
+	new_image json,
+	is_without_large boolean,
+	old_id text,
+	new_id text,
+	actor text
 );
-ALTER TYPE crm_relay.marks OWNER TO postgres;
-COMMENT ON TYPE crm_relay.marks IS 'of an image, what tells which record it is and who made it: got in one look, since each look reads all of the json';
+ALTER TYPE crm_relay.made OWNER TO postgres;
+COMMENT ON TYPE crm_relay.made IS 'what images() makes of a row before and after';
 CREATE FUNCTION crm_relay.access_now(module text, id text) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -132,28 +132,24 @@ CREATE FUNCTION crm_relay.capture() RETURNS trigger
 #variable_conflict use_column
 declare
   watched record;
+  wide record;
+  marks text[];
+  there text[];
+  made crm_relay.made;
+  seen json[]; -- both images, as they can be looked into
   images json[];
-  seen json[]; -- the same, as they can be looked into
   column_name text;
-  old_marks crm_relay.marks;
-  new_marks crm_relay.marks;
-  old_id text;
-  new_id text;
-  actor_id text;
-  large text[];
-  others text[];
-  nulls text[];
   unchanged text[];
-  is_whole boolean; -- of an update: whether what is large and unchanged has to be there, too
+  is_moved boolean; -- whether others may see the record now
   outcome text; -- 'told' or 'same'; null where the row cannot say what happened to it
   record_ids text[];
   record_images json[];
 begin
-  select s.doorbell, m.module, m.relation, m.key_columns, m.access_columns, m.hidden_columns, m.large_from, m.part_of, m.narrow,
+  select m.module, m.relation, m.key_columns, m.access_columns, m.hidden_columns, m.marks, m.large_from, m.names_size, m.part_of, m.narrow, m.doorbell,
          -- as slot(), which need not be called then
-         (floor(extract(epoch from clock_timestamp()) / (extract(epoch from s.retention) / 6))::bigint % 10)::smallint as slot
+         (floor(date_part('epoch', clock_timestamp()) / m.slot_seconds)::bigint % 10)::smallint as slot
     into watched
-    from crm_relay.setting s left join crm_relay.module m on m.module = tg_argv[0];
+    from crm_relay.module m where m.module = tg_argv[0];
   -- whoever may make triggers on a table of their own must not speak for another module
   if watched.relation <> tg_relid then
     -- by itself, so that the condition before needs no statement
@@ -161,77 +157,49 @@ begin
       return null;
     end if;
   end if;
+  marks := watched.marks;
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
+  loop
   begin
     -- something is stored out of line, and may be left there, unless the record moves
     if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then
-      select array_agg(a.name) filter (where is_large), array_agg(a.name) filter (where not is_large and not decides),
-             array_agg(',' || to_json(a.name)::text || ':null') filter (where is_large)
-        into large, others, nulls
-        from (select attname::text, atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype),
-                     attname = any (watched.key_columns || watched.access_columns)
-                from pg_attribute
-               where attrelid = tg_relid and attnum > 0 and not attisdropped
-               order by attnum) as c (name, is_large_type, decides)
-       cross join lateral (select c.name, c.is_large_type and not c.decides and c.name <> all (watched.hidden_columns)
-                                          and c.name not in ('version', 'last_modified_by', 'deleted_by', 'created_by', 'user_id')) as a (name, is_large);
+      select m.large_null, m.others_null, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
+      made := crm_relay.images(old, new, marks, wide.large_null, wide.others_null);
+    else
+      made := crm_relay.images(old, new, marks, null, null);
     end if;
-    images := crm_relay.images(old, new, large, others);
     if watched.hidden_columns <> '{}' or watched.narrow then
-      images := crm_relay.narrowed(images, watched.hidden_columns, case when watched.narrow then watched.key_columns || watched.access_columns end);
+      images := crm_relay.narrowed(array[made.old_image, made.new_image], watched.hidden_columns,
+                                   case when watched.narrow then watched.key_columns || watched.access_columns end);
+      made.old_image := images[1];
+      made.new_image := images[2];
     end if;
-    if images[1]::text = images[2]::text then
+    if made.old_image::text = made.new_image::text then
       outcome := 'same'; -- nothing that anybody may see has changed
       raise sqlstate 'CR000';
     end if;
-    -- json may hold \u0000, and no operator can look into it then
-    if position(E'\\u0000' in images[1]::text) > 0 or position(E'\\u0000' in images[2]::text) > 0 then
-      seen := array[crm_relay.readable(images[1]), crm_relay.readable(images[2])];
-    else
-      seen := images;
-    end if;
-    old_marks := json_populate_record(null::crm_relay.marks, seen[1]);
-    new_marks := json_populate_record(null::crm_relay.marks, seen[2]);
-    if watched.key_columns = '{id}' then
-      old_id := old_marks.id;
-      new_id := new_marks.id;
-    elsif cardinality(watched.key_columns) = 1 then
-      old_id := seen[1] ->> watched.key_columns[1];
-      new_id := seen[2] ->> watched.key_columns[1];
-    end if;
-    if old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE' or octet_length(old_id) > 2000 or octet_length(new_id) > 2000
-       or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
-      old_id := crm_relay.record_id(seen[1], watched.key_columns);
-      new_id := crm_relay.record_id(seen[2], watched.key_columns);
-      -- a transaction that looked before the table was watched sees no registry; both images have to fit into
-      -- one journal row
-      if watched.module is null or old_id is null and tg_op <> 'INSERT' or new_id is null and tg_op <> 'DELETE'
-         or coalesce(octet_length(images[1]::text), 0) + coalesce(octet_length(images[2]::text), 0) > 500000000 then
+    if made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE'
+       or octet_length(made.old_id) > 2000 or octet_length(made.new_id) > 2000 then
+      made.old_id := crm_relay.record_id(crm_relay.readable(made.old_image), watched.key_columns);
+      made.new_id := crm_relay.record_id(crm_relay.readable(made.new_image), watched.key_columns);
+      -- a transaction that looked before the table was watched sees no registry
+      if watched.module is null or made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE' then
         raise sqlstate 'CR000';
       end if;
     end if;
-    -- who made it, certain or null: what the session says, else what this very change says of itself
-    actor_id := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), case
-      when tg_op = 'UPDATE' then case
-        when new_marks.deleted_by <> coalesce(old_marks.deleted_by, '') then new_marks.deleted_by
-        when new_marks.last_modified_by is distinct from old_marks.last_modified_by or new_marks.version is distinct from old_marks.version
-          then new_marks.last_modified_by end
-      -- a row that comes from another partition was not made here
-      when tg_op = 'INSERT' and coalesce(new_marks.version, '1') = '1' then coalesce(new_marks.created_by, new_marks.user_id) end);
-    -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
-    if cardinality(images) = 3 then
-      images := array[crm_relay.without_nulls(images[1], nulls), crm_relay.without_nulls(images[2], nulls)];
-      is_whole := false;
+    -- both have to fit into one journal row
+    if coalesce(pg_column_size(made.old_image), 0) + coalesce(pg_column_size(made.new_image), 0) > 500000000 then
+      raise sqlstate 'CR000';
     end if;
-    if tg_op = 'UPDATE' and octet_length(images[2]::text) >= watched.large_from then
-      if is_whole is null then
-        is_whole := old_id <> new_id;
-        foreach column_name in array watched.access_columns loop
-          is_whole := is_whole or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
-        end loop;
+    if tg_op = 'UPDATE' then
+      -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
+      if made.is_without_large then
+        made.old_image := crm_relay.without_nulls(made.old_image, wide.large_nulls);
+        made.new_image := crm_relay.without_nulls(made.new_image, wide.large_nulls);
       end if;
-      if not is_whole then
+      if pg_column_size(made.new_image) >= watched.large_from + watched.names_size then
+        seen := array[crm_relay.readable(made.old_image), crm_relay.readable(made.new_image)];
         select array_agg(n.key) into unchanged
           from json_each(seen[2]) n
          where octet_length(n.value::text) >= watched.large_from
@@ -239,53 +207,75 @@ begin
            and n.value::text = (seen[1] -> n.key)::text
            and n.key <> all (watched.key_columns || watched.access_columns);
         if unchanged is not null then
-          images := array[crm_relay.without(images[1], unchanged), crm_relay.without(images[2], unchanged)];
+          is_moved := made.old_id <> made.new_id;
+          foreach column_name in array watched.access_columns loop
+            exit when made.is_without_large; -- images() has compared them
+            is_moved := is_moved or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
+          end loop;
+          if not is_moved then
+            made.old_image := crm_relay.without(made.old_image, unchanged);
+            made.new_image := crm_relay.without(made.new_image, unchanged);
+          end if;
         end if;
       end if;
     end if;
+    -- what the session says goes before what the row does
+    made.actor := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), made.actor);
     if watched.part_of is not null then
       -- before a cascade has reached the records they still name the old key
       select r.record_ids, r.record_images into record_ids, record_images
-        from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[old_id, new_id], null)) r
+        from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[made.old_id, made.new_id], null)) r
        where m.module = watched.module;
     end if;
     outcome := 'told';
     raise sqlstate 'CR000';
-  exception when others or assert_failure then
-    -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
-    -- that its part's look-up fails
+  exception
+    when undefined_column then
+      -- one of the marks has another name by now: once more with those that are there
+      there := array(select a.attname::text from pg_attribute a
+                      where a.attrelid = tg_relid and a.attname = any (marks) and not a.attisdropped);
+      if cardinality(there) < cardinality(marks) then
+        marks := there;
+        continue;
+      end if;
+    when others or assert_failure then
+      -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
+      -- that its part's look-up fails
   end;
-  if outcome = 'told' and watched.part_of is null and (tg_op <> 'UPDATE' or old_id = new_id) then
+  exit;
+  end loop;
+  if outcome = 'told' and watched.part_of is null and (tg_op <> 'UPDATE' or made.old_id = made.new_id) then
     insert into crm_relay.change (slot, module, action, record_id, actor,
                                   db_user, db_role, application, old_image, new_image)
     values (watched.slot, watched.module, case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
-            coalesce(new_id, old_id), actor_id,
+            coalesce(made.new_id, made.old_id), made.actor,
             session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
-            images[1], images[2]);
+            made.old_image, made.new_image);
   elsif outcome = 'same' then
     return null;
   elsif outcome is null then
     -- say that something changed
     insert into crm_relay.change (slot, module, action, db_user, db_role, application)
-    values (coalesce(watched.slot, crm_relay.slot(clock_timestamp(), '7 days')), coalesce(tg_argv[1], tg_argv[0]), 'truncated',
+    values (coalesce(watched.slot, crm_relay.slot(clock_timestamp(), coalesce((select s.retention from crm_relay.setting s), '7 days'))),
+            coalesce(tg_argv[1], tg_argv[0]), 'truncated',
             session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'));
-    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(watched.doorbell, 'always'));
+    perform crm_relay.ring(coalesce(tg_argv[1], tg_argv[0]), coalesce(watched.doorbell, (select s.doorbell from crm_relay.setting s), 'always'));
     return null;
   elsif watched.part_of is not null then
     insert into crm_relay.change (slot, module, action, record_id, part, part_id, actor,
                                   db_user, db_role, application, old_image, new_image, record_image)
-    select watched.slot, watched.part_of, 'updated', record_id, watched.module, coalesce(new_id, old_id), actor_id,
+    select watched.slot, watched.part_of, 'updated', record_id, watched.module, coalesce(made.new_id, made.old_id), made.actor,
            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'),
-           images[1], images[2], record_image
+           made.old_image, made.new_image, record_image
       from unnest(record_ids, record_images) as belongs (record_id, record_image);
   else
     -- another key is another record
     insert into crm_relay.change (slot, module, action, record_id, actor,
                                   db_user, db_role, application, old_image, new_image)
-    values (watched.slot, watched.module, 'deleted', old_id, actor_id,
-            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), images[1], null),
-           (watched.slot, watched.module, 'created', new_id, actor_id,
-            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), null, images[2]);
+    values (watched.slot, watched.module, 'deleted', made.old_id, made.actor,
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), made.old_image, null),
+           (watched.slot, watched.module, 'created', made.new_id, made.actor,
+            session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), current_setting('application_name'), null, made.new_image);
   end if;
   -- as in ring(), which need not be called then
   if watched.doorbell = 'adaptive' and pg_try_advisory_xact_lock_shared('crm_relay.setting'::regclass::oid::int, 2) then
@@ -603,7 +593,7 @@ end
 $$;
 ALTER FUNCTION crm_relay.image(record anyelement) OWNER TO crm_relay_image;
 COMMENT ON FUNCTION crm_relay.image(record anyelement) IS 'a row as json, hidden columns and all; runs as a role without any right, because row_to_json runs casts that the table''s owner may have written';
-CREATE FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) RETURNS json[]
+CREATE FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, marks text[], large jsonb, others jsonb, OUT made crm_relay.made) RETURNS crm_relay.made
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
@@ -615,41 +605,73 @@ CREATE FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large t
     SET quote_all_identifiers TO 'off'
     AS $$
 declare
-  rendered pg_catalog.json[];
-  others_null pg_catalog.jsonb;
-  large_null pg_catalog.jsonb;
+  is_edited pg_catalog.bool;
 begin
   if current_user operator(pg_catalog.<>) 'crm_relay_image' then
     raise exception 'crm_relay: images() belongs to %, it must belong to crm_relay_image', current_user
       using hint = 'run crm-relay install again';
   end if;
-  if large is null then
-    rendered := array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)];
-  else
+  -- As the images will have them, but got from the rows: each look into json reads all of it. And before the
+  -- images: after the owner's code nothing needs to go on but the last look.
+  if 'id' operator(pg_catalog.=) any (marks) then
+    made.old_id := pg_catalog.to_json(old_row.id) operator(pg_catalog.#>>) '{}';
+    made.new_id := pg_catalog.to_json(new_row.id) operator(pg_catalog.#>>) '{}';
+  end if;
+  -- who made it, certain or null: what this very change says of itself; who deletes a row is not in it
+  if old_row is not distinct from null then
+    -- a row that comes from another partition was not made here
+    if 'version' operator(pg_catalog.=) any (marks) then
+      is_edited := pg_catalog.to_json(new_row.version) operator(pg_catalog.#>>) '{}' operator(pg_catalog.<>) '1';
+    end if;
+    if is_edited is not true then
+      if 'created_by' operator(pg_catalog.=) any (marks) then
+        made.actor := pg_catalog.to_json(new_row.created_by) operator(pg_catalog.#>>) '{}';
+      end if;
+      if made.actor is null and 'user_id' operator(pg_catalog.=) any (marks) then
+        made.actor := pg_catalog.to_json(new_row.user_id) operator(pg_catalog.#>>) '{}';
+      end if;
+    end if;
+  elsif new_row is distinct from null then
+    if 'deleted_by' operator(pg_catalog.=) any (marks) then
+      if row(row(new_row.deleted_by)) operator(pg_catalog.*<>) row(row(old_row.deleted_by)) then
+        made.actor := pg_catalog.to_json(new_row.deleted_by) operator(pg_catalog.#>>) '{}';
+      end if;
+    end if;
+    if made.actor is null and 'last_modified_by' operator(pg_catalog.=) any (marks) then
+      is_edited := row(row(new_row.last_modified_by)) operator(pg_catalog.*<>) row(row(old_row.last_modified_by));
+      if not is_edited and 'version' operator(pg_catalog.=) any (marks) then
+        is_edited := row(row(new_row.version)) operator(pg_catalog.*<>) row(row(old_row.version));
+      end if;
+      if is_edited then
+        made.actor := pg_catalog.to_json(new_row.last_modified_by) operator(pg_catalog.#>>) '{}';
+      end if;
+    end if;
+  end if;
+  if large is not null then
     begin
-      others_null := pg_catalog.jsonb_object(others, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(others)]));
-      large_null := pg_catalog.jsonb_object(large, pg_catalog.array_fill(null::pg_catalog.text, array[pg_catalog.cardinality(large)]));
       -- A statement: an expression of PL/pgSQL keeps what jsonb_populate_record() knows of a table's columns until
       -- the transaction ends, and where they are altered meanwhile it would read the row by what is no longer so,
       -- which once ended the server. A row in a row is compared as it is stored: what is compressed stays so.
-      select case when row(row(pg_catalog.jsonb_populate_record(old_row, others_null))) operator(pg_catalog.*=)
-                       row(row(pg_catalog.jsonb_populate_record(new_row, others_null)))
-                  then array[pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(old_row, large_null)),
-                             pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(new_row, large_null)), large_null::pg_catalog.json] end
-        into rendered;
+      select pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(old_row, large)),
+             pg_catalog.row_to_json(pg_catalog.jsonb_populate_record(new_row, large)), true
+        into made.old_image, made.new_image, made.is_without_large
+       where row(row(pg_catalog.jsonb_populate_record(old_row, others))) operator(pg_catalog.*=)
+             row(row(pg_catalog.jsonb_populate_record(new_row, others)));
     exception when others then
-      null; -- a domain that takes no null
+      made.is_without_large := null; -- a domain that takes no null
     end;
-    rendered := coalesce(rendered, array[pg_catalog.row_to_json(old_row), pg_catalog.row_to_json(new_row)]);
+  end if;
+  if made.is_without_large is null then
+    made.old_image := pg_catalog.row_to_json(old_row);
+    made.new_image := pg_catalog.row_to_json(new_row);
   end if;
   if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
     raise exception 'crm_relay: a cast of the row''s types changes search_path';
   end if;
-  return rendered;
 end
 $$;
-ALTER FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) OWNER TO crm_relay_image;
-COMMENT ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) IS 'a row before and after as json, see image(); where none but the columns that are named in others changed, those that are named in large are null, and a third says so';
+ALTER FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, marks text[], large jsonb, others jsonb, OUT made crm_relay.made) OWNER TO crm_relay_image;
+COMMENT ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, marks text[], large jsonb, others jsonb, OUT made crm_relay.made) IS 'a row before and after as json, see image(), which record it is and who made the change, as far as those of its columns say that are named in marks; where none but the others changed, the large ones are null, and it says so';
 CREATE PROCEDURE crm_relay.in_short_transaction(IN command text, IN about text)
     LANGUAGE plpgsql
     AS $$
@@ -702,10 +724,6 @@ CREATE TABLE crm_relay.module (
     access_columns text[] DEFAULT '{}'::text[] NOT NULL,
     hidden_columns text[] DEFAULT '{}'::text[] NOT NULL,
     quiet_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    created_by_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    modified_by_column text,
-    version_column text,
-    deleted_by_column text,
     large_from integer DEFAULT 1024 NOT NULL,
     part_of text,
     part_link text,
@@ -715,11 +733,19 @@ CREATE TABLE crm_relay.module (
     access_link text,
     lookup text,
     lookup_types oid[],
+    marks text[] DEFAULT '{}'::text[] NOT NULL,
+    large_null jsonb,
+    others_null jsonb,
+    large_nulls text[],
+    names_size integer DEFAULT 0 NOT NULL,
+    doorbell text DEFAULT 'adaptive'::text NOT NULL,
+    slot_seconds double precision DEFAULT 100800 NOT NULL,
     CONSTRAINT hidden_is_hidden CHECK ((NOT (hidden_columns && (key_columns || access_columns)))),
     CONSTRAINT module_event_check CHECK ((event ~ '^[A-Z][A-Z0-9_]{0,62}$'::text)),
     CONSTRAINT module_key_columns_check CHECK ((cardinality(key_columns) > 0)),
     CONSTRAINT module_large_from_check CHECK ((large_from > 0)),
     CONSTRAINT module_name CHECK (((module ~ '^[a-z_][a-z0-9_]{0,62}$'::text) AND (module <> ALL (ARRAY['user'::text, 'team'::text, 'broker'::text])))),
+    CONSTRAINT module_slot_seconds_check CHECK ((slot_seconds > (0)::double precision)),
     CONSTRAINT part_whole CHECK (((part_of IS NULL) = (part_link IS NULL)))
 );
 ALTER TABLE crm_relay.module OWNER TO postgres;
@@ -731,10 +757,6 @@ COMMENT ON COLUMN crm_relay.module.key_columns IS 'the columns that make a recor
 COMMENT ON COLUMN crm_relay.module.access_columns IS 'columns that decide who may see a record and in which scope rooms it is';
 COMMENT ON COLUMN crm_relay.module.hidden_columns IS 'columns that never leave the table: in no journal row, event or log';
 COMMENT ON COLUMN crm_relay.module.quiet_columns IS 'columns whose change alone is no event';
-COMMENT ON COLUMN crm_relay.module.created_by_columns IS 'those of created_by and user_id that the table has: on insert the actor is the first that is not null; capture() goes by the names';
-COMMENT ON COLUMN crm_relay.module.modified_by_column IS 'last_modified_by, if the table has it: on update the actor, if this update changed it or the version; capture() goes by the name';
-COMMENT ON COLUMN crm_relay.module.version_column IS 'version, if the table has it, which counts the updates of a record; capture() goes by the name';
-COMMENT ON COLUMN crm_relay.module.deleted_by_column IS 'deleted_by, if the table has it: on a soft delete the actor, if this update set it; capture() goes by the name';
 COMMENT ON COLUMN crm_relay.module.large_from IS 'a column that an update leaves as it was is left out of the images from this many bytes on';
 COMMENT ON COLUMN crm_relay.module.part_of IS 'the module whose records this table''s rows belong to; null for a table of its own';
 COMMENT ON COLUMN crm_relay.module.part_link IS 'the column of that module''s table that names the row of this one';
@@ -744,6 +766,13 @@ COMMENT ON COLUMN crm_relay.module.access_of IS 'the module on whose records it 
 COMMENT ON COLUMN crm_relay.module.access_link IS 'the column of this table that names that module''s record, such as lead_id';
 COMMENT ON COLUMN crm_relay.module.lookup IS 'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
 COMMENT ON COLUMN crm_relay.module.lookup_types IS 'the types of those columns when it was made: with others it is not run';
+COMMENT ON COLUMN crm_relay.module.marks IS 'the columns that say by themselves which record it is and who made the change: id where it alone is the key; and those of version, last_modified_by, deleted_by, created_by and user_id that the table has and that are not hidden';
+COMMENT ON COLUMN crm_relay.module.large_null IS 'an object with each column that may be stored out of line, is shown and decides nothing (json, jsonb, xml, bytea) as null: an update that changed none of them is rendered so; null where there is none';
+COMMENT ON COLUMN crm_relay.module.others_null IS 'an object with each column that is not of these and decides nothing as null: two rows that are the same so differ in nothing that is large or decides';
+COMMENT ON COLUMN crm_relay.module.large_nulls IS 'what large_null makes of an image, such as ,"people":null';
+COMMENT ON COLUMN crm_relay.module.names_size IS 'bytes of an image that are not values, at least: one that is not larger than this and large_from has nothing large';
+COMMENT ON COLUMN crm_relay.module.doorbell IS 'as crm_relay.setting.doorbell';
+COMMENT ON COLUMN crm_relay.module.slot_seconds IS 'how many seconds fall into one slot of the journal''s ring, by crm_relay.setting.retention';
 CREATE FUNCTION crm_relay.key_condition(watched crm_relay.module) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -778,6 +807,56 @@ end
 $$;
 ALTER FUNCTION crm_relay.known(claims text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.known(claims text) IS 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
+CREATE FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  with columns (name, place, can_be_large, says_who, is_hidden) as (
+    select a.attname::text, a.attnum, a.atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype),
+           a.attname in ('version', 'last_modified_by', 'deleted_by', 'created_by', 'user_id') and not watched.narrow,
+           a.attname = any (watched.hidden_columns)
+      from pg_attribute a
+     where a.attrelid = watched.relation and a.attnum > 0 and not a.attisdropped
+  ), undecided as (
+    select c.name, c.place, c.can_be_large and not c.says_who and not c.is_hidden as is_large
+      from columns c where c.name <> all (watched.key_columns || watched.access_columns)
+  )
+  select (select coalesce(array_agg(c.name order by c.place), '{}') from columns c
+           where c.says_who and not c.is_hidden or c.name = 'id' and watched.key_columns = '{id}'),
+         (select jsonb_object_agg(u.name, null) from undecided u where u.is_large),
+         (select jsonb_object_agg(u.name, null) from undecided u where not u.is_large),
+         (select array_agg(',' || to_json(u.name)::text || ':null' order by u.place) from undecided u where u.is_large),
+         (select coalesce(sum(octet_length(to_json(c.name)::text) + 2), 0) from columns c where not c.is_hidden and not c.can_be_large),
+         coalesce(s.doorbell, 'adaptive'), crm_relay.slot_seconds(coalesce(s.retention, '7 days'))
+    from (values (true)) as one (row) left join crm_relay.setting s on true -- written last by a first installation
+$$;
+ALTER FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) IS 'what capture() goes by: made of a row of the registry, of its table''s columns and of the settings, and kept in that row';
+CREATE FUNCTION crm_relay.make() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  -- whoever changes them meanwhile comes before this, or after
+  perform from crm_relay.setting for share;
+  select o.* into new.marks, new.large_null, new.others_null, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
+    from crm_relay.made_of(new) o;
+  return new;
+end
+$$;
+ALTER FUNCTION crm_relay.make() OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.make() IS 'before a row of the registry is written: what is made of it, see made_of()';
+CREATE FUNCTION crm_relay.make_all() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  update crm_relay.module m set module = m.module;
+  return null;
+end
+$$;
+ALTER FUNCTION crm_relay.make_all() OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.make_all() IS 'after an update of the settings: the registry goes by them, too';
 CREATE FUNCTION crm_relay.may_enter(principal jsonb, room text) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1235,10 +1314,18 @@ CREATE FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) 
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select (floor(extract(epoch from at) / (extract(epoch from retention) / 6))::bigint % 10)::smallint
+  select (floor(date_part('epoch', at) / crm_relay.slot_seconds(retention))::bigint % 10)::smallint
 $$;
 ALTER FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) IS 'the slot of the ring that a moment falls in: six slots hold the retention, so at least two of the ten are always spare';
+COMMENT ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) IS 'the slot of the ring that a moment falls in';
+CREATE FUNCTION crm_relay.slot_seconds(retention interval) RETURNS double precision
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select date_part('epoch', retention) / 6
+$$;
+ALTER FUNCTION crm_relay.slot_seconds(retention interval) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.slot_seconds(retention interval) IS 'how many seconds fall into one slot of the ring: six slots hold the retention, so at least two of the ten are always spare';
 CREATE FUNCTION crm_relay.stripped(image json, columns text[]) RETURNS json
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1463,8 +1550,7 @@ CREATE FUNCTION crm_relay.verify_columns() RETURNS SETOF crm_relay.finding
            array(select c from unnest(m.key_columns) c where c <> all (columns.names)) as keys_gone,
            array(select c from unnest(m.access_columns) c where c <> all (columns.names)) as access_gone,
            array(select c from unnest(m.hidden_columns) c where c <> all (columns.names)) as hidden_gone,
-           array(select c from unnest(m.quiet_columns || m.created_by_columns || array_remove(
-                   array[m.modified_by_column, m.version_column, m.deleted_by_column], null)) c where c <> all (columns.names)) as others_gone,
+           array(select c from unnest(m.quiet_columns || m.marks) c where c <> all (columns.names || m.key_columns)) as others_gone,
            p.relation is not null and not exists (
              select from pg_attribute a where a.attrelid = p.relation and a.attname = m.part_link and not a.attisdropped) as link_gone
       from crm_relay.module m
@@ -1532,9 +1618,19 @@ CREATE FUNCTION crm_relay.verify_columns() RETURNS SETOF crm_relay.finding
      select array(select c from unnest(g.names) c
                    where crm_relay.is_secret(c) and c <> all (g.hidden_columns || g.key_columns || g.access_columns))) as secret (names)
    where not g.narrow and secret.names <> '{}' and 'hidden_columns' <> all (g.chosen)
+  union all
+  select 'column_new', 'note', g.relation::text,
+         format('%s has other columns than when it was watched, or the registry other settings than there are', g.relation),
+         'changes are told, but not as well: no actor, or large columns whole',
+         crm_relay.watch_command(g.relation)
+    from gone g
+   cross join lateral crm_relay.made_of(g.registered) o
+   where names_gone = '{}'
+     and ((o.marks, o.large_null, o.doorbell, o.slot_seconds) is distinct from (g.marks, g.large_null, g.doorbell, g.slot_seconds)
+          or g.large_null is not null and o.others_null is distinct from g.others_null)
 $$;
 ALTER FUNCTION crm_relay.verify_columns() OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.verify_columns() IS 'columns that were renamed, dropped, retyped, or came later and should be hidden';
+COMMENT ON FUNCTION crm_relay.verify_columns() IS 'columns that were renamed, dropped, retyped, came later and should be hidden, or are not made use of';
 CREATE FUNCTION crm_relay.verify_functions() RETURNS SETOF crm_relay.finding
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2166,10 +2262,6 @@ begin
   if watched.hidden_columns && (watched.key_columns || watched.access_columns) then
     raise exception 'crm_relay: what tells records apart, or decides who sees them, cannot be hidden: %', array_to_string(watched.hidden_columns, ', ');
   end if;
-  watched.created_by_columns := array(select c from unnest('{created_by,user_id}'::text[]) c where c = any (columns));
-  watched.modified_by_column := (select c from unnest(columns) c where c = 'last_modified_by');
-  watched.version_column := (select c from unnest(columns) c where c = 'version');
-  watched.deleted_by_column := (select c from unnest(columns) c where c = 'deleted_by');
   watched.large_from := coalesce(present.large_from, 1024);
   watched.part_of := coalesce(part_of, present.part_of);
   watched.part_link := coalesce(part_link, present.part_link);
@@ -2233,10 +2325,7 @@ begin
   on conflict on constraint module_relation_key do update set
     module = excluded.module, event = excluded.event, key_columns = excluded.key_columns,
     access_columns = excluded.access_columns, hidden_columns = excluded.hidden_columns,
-    quiet_columns = excluded.quiet_columns, created_by_columns = excluded.created_by_columns,
-    modified_by_column = excluded.modified_by_column, version_column = excluded.version_column,
-    deleted_by_column = excluded.deleted_by_column, part_of = excluded.part_of,
-    part_link = excluded.part_link, chosen = excluded.chosen, narrow = excluded.narrow,
+    quiet_columns = excluded.quiet_columns, part_of = excluded.part_of, part_link = excluded.part_link, chosen = excluded.chosen, narrow = excluded.narrow,
     access_of = excluded.access_of, access_link = excluded.access_link,
     lookup = excluded.lookup, lookup_types = excluded.lookup_types
   where (module.*) is distinct from (excluded.*);
@@ -2408,27 +2497,26 @@ CREATE FUNCTION crm_relay.without_nulls(image json, nulls text[]) RETURNS json
     AS $$
 declare
   rest text := image::text;
-  -- the first has no comma, and what was found would be a value's; the same where hidden columns were taken out
-  is_certain boolean := starts_with(rest, '{"') and not starts_with(rest, '{' || substr(nulls[1], 2));
+  is_certain boolean := starts_with(rest, '{"'); -- a first column that was taken out leaves a space
   before integer;
   one text;
 begin
   foreach one in array nulls loop
-    exit when not is_certain;
-    before := length(rest);
+    before := octet_length(rest);
     rest := replace(rest, one, '');
-    -- it stands in a value, too
-    is_certain := length(rest) = before - length(one);
+    -- the first has no comma, and what was found would be a value's; another may stand in a value, too
+    is_certain := is_certain and octet_length(rest) = before - octet_length(one) and not starts_with(rest, '{' || substr(one, 2));
+    exit when not is_certain;
   end loop;
   if not is_certain then
     return crm_relay.without(image, array(
-      select column_name from unnest(nulls) n (one) cross join json_object_keys(('{' || substr(n.one, 2) || '}')::json) as names (column_name)));
+      select key from json_object_keys(crm_relay.readable(image)) as keys (key) where ',' || to_json(key)::text || ':null' = any (nulls)));
   end if;
   return rest::json;
 end
 $$;
 ALTER FUNCTION crm_relay.without_nulls(image json, nulls text[]) OWNER TO crm_relay_capture;
-COMMENT ON FUNCTION crm_relay.without_nulls(image json, nulls text[]) IS 'an image without columns that are null in it, in the table''s order and each as it stands there, such as ,"notes":null: as without(), and quick';
+COMMENT ON FUNCTION crm_relay.without_nulls(image json, nulls text[]) IS 'an image without columns that are null in it, each given as it stands there, such as ,"notes":null: as without() of those that there are, and quick';
 CREATE VIEW crm_relay.audit AS
  SELECT c.changed_at,
     c.txid,
@@ -2849,6 +2937,10 @@ CREATE TRIGGER "!crm_relay" AFTER INSERT OR DELETE OR UPDATE ON crm_relay.canary
 COMMENT ON TRIGGER "!crm_relay" ON crm_relay.canary IS 'crm-relay: writes each change to crm_relay.change';
 CREATE TRIGGER "!crm_relay_truncate" AFTER TRUNCATE ON crm_relay.canary FOR EACH STATEMENT EXECUTE FUNCTION crm_relay.capture_truncate('crm_relay_canary');
 COMMENT ON TRIGGER "!crm_relay_truncate" ON crm_relay.canary IS 'crm-relay: tells everybody to fetch anew';
+CREATE TRIGGER make BEFORE INSERT OR UPDATE ON crm_relay.module FOR EACH ROW EXECUTE FUNCTION crm_relay.make();
+ALTER TABLE crm_relay.module ENABLE ALWAYS TRIGGER make;
+CREATE TRIGGER make_all AFTER UPDATE OF doorbell, retention ON crm_relay.setting FOR EACH STATEMENT EXECUTE FUNCTION crm_relay.make_all();
+ALTER TABLE crm_relay.setting ENABLE ALWAYS TRIGGER make_all;
 ALTER TABLE ONLY crm_relay.module
     ADD CONSTRAINT module_part_of_fkey FOREIGN KEY (part_of) REFERENCES crm_relay.module(module);
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_audit;
@@ -2882,7 +2974,7 @@ GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_a
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_snapshot;
-GRANT ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) TO crm_relay_capture;
+GRANT ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, marks text[], large jsonb, others jsonb, OUT made crm_relay.made) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_audit;
@@ -2891,6 +2983,8 @@ GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_r
 GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) TO crm_relay_audit;
@@ -2931,6 +3025,10 @@ GRANT ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention inte
 GRANT ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) TO crm_relay_prune;
 GRANT ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.slot_seconds(retention interval) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.slot_seconds(retention interval) TO crm_relay_capture;
+GRANT ALL ON FUNCTION crm_relay.slot_seconds(retention interval) TO crm_relay_prune;
+GRANT ALL ON FUNCTION crm_relay.slot_seconds(retention interval) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.usual_may_enter(principal jsonb, room text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.usual_may_enter(principal jsonb, room text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.usual_may_see_row(principal jsonb, module text, image json) TO crm_relay_audit;
@@ -3025,11 +3123,14 @@ REVOKE ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, 
 REVOKE ALL ON FUNCTION crm_relay.fingerprint(function oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.image(record anyelement) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, large text[], others text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, marks text[], large jsonb, others jsonb, OUT made crm_relay.made) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_private(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.known(claims text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.make() FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.make_all() FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) FROM PUBLIC;
@@ -3053,6 +3154,7 @@ REVOKE ALL ON FUNCTION crm_relay.ring(module text, doorbell text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.rooms_of(module text, image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.sees(principal jsonb, module text, image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.slot(at timestamp with time zone, retention interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.slot_seconds(retention interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.stripped(image json, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.unwatch(target regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.usual_may_enter(principal jsonb, room text) FROM PUBLIC;
