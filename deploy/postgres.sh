@@ -69,12 +69,13 @@ run() {
   trap 'stop; exit 130' INT
   trap 'stop; exit 143' TERM HUP
   as_server "$PG_BIN/initdb" -D "$directory/data" -A trust -U postgres -E UTF8 --locale=C >/dev/null
+  # the data is thrown away with the directory, so there is nothing to lose
+  printf 'fsync = off\nfull_page_writes = off\n' | as_server tee -a "$directory/data/postgresql.conf" >/dev/null
   port=
   for _ in 1 2 3 4 5 6 7 8; do
     candidate=$((20000 + RANDOM % 12000))
-    # fsync off: the data is thrown away with the directory, so there is nothing to lose
     if as_server "$PG_BIN/pg_ctl" -D "$directory/data" -l "$directory/data/log" -w start \
-      -o "-p $candidate -c listen_addresses=127.0.0.1 -c unix_socket_directories=$directory -c max_connections=200 -c fsync=off -c full_page_writes=off ${PG_OPTIONS:-}" >/dev/null 2>&1; then
+      -o "-p $candidate -c listen_addresses=127.0.0.1 -c unix_socket_directories=$directory -c max_connections=200 ${PG_OPTIONS:-}" >/dev/null 2>&1; then
       port=$candidate
       break
     fi

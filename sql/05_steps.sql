@@ -81,7 +81,6 @@ begin
   -- what capture() goes by is kept once, by what it does with it
   if version < 6 then
     drop function if exists crm_relay.images(anyelement, anyelement, text[], text[]);
-    drop type if exists crm_relay.marks;
     alter table crm_relay.module
       drop column if exists created_by_columns, drop column if exists modified_by_column, drop column if exists version_column, drop column if exists deleted_by_column,
       add column if not exists marks text[] not null default '{}',

@@ -22,6 +22,16 @@ CREATE TYPE crm_relay.made AS (
 );
 ALTER TYPE crm_relay.made OWNER TO postgres;
 COMMENT ON TYPE crm_relay.made IS 'what images() makes of a row before and after';
+CREATE TYPE crm_relay.marks AS (
+	id text,
+	version text,
+	last_modified_by text,
+	deleted_by text,
+	created_by text,
+	user_id text
+);
+ALTER TYPE crm_relay.marks OWNER TO postgres;
+COMMENT ON TYPE crm_relay.marks IS 'the columns of any row that say which record it is and who made a change';
 CREATE FUNCTION crm_relay.access_now(module text, id text) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -133,9 +143,9 @@ CREATE FUNCTION crm_relay.capture() RETURNS trigger
 declare
   watched record;
   wide record;
-  marks text[];
-  there text[];
   made crm_relay.made;
+  by_image crm_relay.made;
+  is_by_row boolean := true; -- whether its marks are got from the row
   seen json[]; -- both images, as they can be looked into
   images json[];
   column_name text;
@@ -157,7 +167,6 @@ begin
       return null;
     end if;
   end if;
-  marks := watched.marks;
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   loop
@@ -165,9 +174,9 @@ begin
     -- something is stored out of line, and may be left there, unless the record moves
     if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then
       select m.large_null, m.others_null, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
-      made := crm_relay.images(old, new, marks, wide.large_null, wide.others_null);
+      made := crm_relay.images(old, new, case when is_by_row then watched.marks end, wide.large_null, wide.others_null);
     else
-      made := crm_relay.images(old, new, marks, null, null);
+      made := crm_relay.images(old, new, case when is_by_row then watched.marks end, null, null);
     end if;
     if watched.hidden_columns <> '{}' or watched.narrow then
       images := crm_relay.narrowed(array[made.old_image, made.new_image], watched.hidden_columns,
@@ -178,6 +187,13 @@ begin
     if made.old_image::text = made.new_image::text then
       outcome := 'same'; -- nothing that anybody may see has changed
       raise sqlstate 'CR000';
+    end if;
+    if not is_by_row then
+      by_image := crm_relay.images(json_populate_record(null::crm_relay.marks, crm_relay.readable(made.old_image)),
+                                   json_populate_record(null::crm_relay.marks, crm_relay.readable(made.new_image)), watched.marks, null, null);
+      made.old_id := by_image.old_id;
+      made.new_id := by_image.new_id;
+      made.actor := by_image.actor;
     end if;
     if made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE'
        or octet_length(made.old_id) > 2000 or octet_length(made.new_id) > 2000 then
@@ -230,12 +246,11 @@ begin
     outcome := 'told';
     raise sqlstate 'CR000';
   exception
-    when undefined_column then
-      -- one of the marks has another name by now: once more with those that are there
-      there := array(select a.attname::text from pg_attribute a
-                      where a.attrelid = tg_relid and a.attname = any (marks) and not a.attisdropped);
-      if cardinality(there) < cardinality(marks) then
-        marks := there;
+    when undefined_column or datatype_mismatch or untranslatable_character then
+      -- one of the marks has another name or type than when this session first saw the table, or holds \u0000: by the
+      -- image, then
+      if is_by_row then
+        is_by_row := false;
         continue;
       end if;
     when others or assert_failure then
@@ -634,7 +649,7 @@ begin
   elsif new_row is distinct from null then
     if 'deleted_by' operator(pg_catalog.=) any (marks) then
       if row(row(new_row.deleted_by)) operator(pg_catalog.*<>) row(row(old_row.deleted_by)) then
-        made.actor := pg_catalog.to_json(new_row.deleted_by) operator(pg_catalog.#>>) '{}';
+        made.actor := nullif(pg_catalog.to_json(new_row.deleted_by) operator(pg_catalog.#>>) '{}', '');
       end if;
     end if;
     if made.actor is null and 'last_modified_by' operator(pg_catalog.=) any (marks) then
