@@ -1,7 +1,7 @@
 -- the trigger: what it writes, who it names, and that nothing makes it raise
 
 begin;
-select plan(73);
+select plan(76);
 
 create function pg_temp.last(wanted text) returns text language plpgsql as $$
 declare
@@ -282,6 +282,15 @@ alter table signed rename by_whom to last_modified_by;
 alter table signed alter last_modified_by type varchar;
 update signed set note = 'i', last_modified_by = 'eve';
 select is(pg_temp.last('action') || ' ' || pg_temp.last('actor'), 'updated eve', 'and so may what says who');
+create table edges (id int primary key, body text, more text, deleted_by text, last_modified_by text);
+select crm_relay.watch('edges');
+insert into edges values (1, repeat('m', 1022), 'x', 'ann');
+update edges set deleted_by = '', last_modified_by = 'ben';
+select is(pg_temp.last('actor'), 'ben', 'no name is nobody''s');
+select ok(not pg_temp.last('new_image')::jsonb ? 'body', 'a column is left out from 1024 bytes on, as they stand in the image');
+update edges set body = repeat('m', 1021);
+update edges set more = 'y';
+select ok(pg_temp.last('new_image')::jsonb ? 'body', 'and stays with fewer');
 create table strange (id int primary key, created_by json);
 select crm_relay.watch('strange');
 insert into strange values (1, '"\u0000"');
