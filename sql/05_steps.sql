@@ -86,6 +86,7 @@ begin
       add column if not exists marks text[] not null default '{}',
       add column if not exists large_null jsonb,
       add column if not exists others_null jsonb,
+      add column if not exists large_columns text[],
       add column if not exists large_nulls text[],
       add column if not exists names_size integer not null default 0,
       add column if not exists doorbell text not null default 'adaptive',

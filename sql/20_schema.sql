@@ -52,6 +52,7 @@ create table if not exists crm_relay.module (
   marks text[] not null default '{}',
   large_null jsonb,
   others_null jsonb,
+  large_columns text[],
   large_nulls text[],
   names_size integer not null default 0,
   doorbell text not null default 'adaptive',
@@ -91,6 +92,7 @@ comment on column crm_relay.module.large_null is
   'an object with each column that may be stored out of line, is shown and decides nothing (json, jsonb, xml, bytea) as null: an update that changed none of them is rendered so; null where there is none';
 comment on column crm_relay.module.others_null is
   'an object with each column that is not of these and decides nothing as null: two rows that are the same so differ in nothing that is large or decides';
+comment on column crm_relay.module.large_columns is 'the columns in large_null';
 comment on column crm_relay.module.large_nulls is 'what large_null makes of an image, such as ,"people":null';
 comment on column crm_relay.module.names_size is
   'bytes of an image that are not values, at least: one that is not larger than this and large_from has nothing large';

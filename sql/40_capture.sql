@@ -17,9 +17,27 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  seen text := crm_relay.readable(image)::text;
-  rest json;
+  seen text := image::text;
+  is_certain boolean := position(E'\\u0000' in seen) = 0; -- no operator can look into it then
+  name text;
+  one text;
+  before integer;
+  rest text;
 begin
+  -- each cut out as it stands there
+  foreach one in array columns loop
+    exit when not is_certain;
+    name := to_json(one)::text || ':';
+    one := ',' || name || (image -> one)::text;
+    before := octet_length(seen);
+    seen := replace(seen, one, '');
+    -- but the first has no comma, and what was found would be a value's; another may stand in a value, too
+    is_certain := coalesce(octet_length(seen) = before - octet_length(one), false) and not starts_with(seen, '{' || name);
+  end loop;
+  if is_certain then
+    return seen::json;
+  end if;
+  seen := crm_relay.readable(image)::text;
   if seen <> image::text and position(E'\\ufffd\\u2400\\ufffd' in image::text) > 0 then
     raise exception 'crm_relay: an image holds both \u0000 and what stands for it';
   end if;
@@ -28,11 +46,10 @@ begin
     raise exception 'crm_relay: not all of the columns % are there any more', columns
       using hint = 'watch the table again';
   end if;
-  select json_object_agg(key, value) into rest from json_each(seen::json) where key <> all (columns);
-  if seen <> image::text then
-    rest := replace(rest::text, E'\\ufffd\\u2400\\ufffd', E'\\u0000')::json;
-  end if;
-  return coalesce(rest, '{}');
+  -- written as above and by row_to_json: two images are the same where their texts are
+  select '{' || coalesce(string_agg(to_json(key)::text || ':' || value::text, ',' order by place), '') || '}' into rest
+    from json_each(seen::json) with ordinality as kept (key, value, place) where key <> all (columns);
+  return case when seen = image::text then rest else replace(rest, E'\\ufffd\\u2400\\ufffd', E'\\u0000') end::json;
 end
 $$;
 comment on function crm_relay.without(json, text[]) is 'an image without these columns, its other values as they were written';
@@ -56,13 +73,13 @@ begin
   end loop;
   if not is_certain then
     return crm_relay.without(image, array(
-      select key from json_object_keys(crm_relay.readable(image)) as keys (key) where ',' || to_json(key)::text || ':null' = any (nulls)));
+      select column_name from unnest(nulls) n (one) cross join json_object_keys(('{' || substr(n.one, 2) || '}')::json) as names (column_name)));
   end if;
   return rest::json;
 end
 $$;
 comment on function crm_relay.without_nulls(json, text[]) is
-  'an image without columns that are null in it, each given as it stands there, such as ,"notes":null: as without() of those that there are, and quick';
+  'an image without columns that are there and null, each as it stands there, such as ,"notes":null: as without(), and quicker';
 alter function crm_relay.without_nulls(json, text[]) owner to crm_relay_capture;
 revoke all on function crm_relay.without_nulls(json, text[]) from public;
 
@@ -456,9 +473,12 @@ begin
   loop
   begin
     -- something is stored out of line, and may be left there, unless the record moves
-    if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then
-      select m.large_null, m.others_null, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
-      made := crm_relay.images(old, new, case when is_by_row then watched.marks end, wide.large_null, wide.others_null);
+    if tg_op = 'UPDATE' and is_by_row and not watched.narrow and pg_column_size(new) > 8000 then
+      select m.large_null, m.others_null, m.large_columns, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
+      foreach column_name in array coalesce(wide.large_columns, '{}') loop
+        exit when has_column_privilege(tg_relid, column_name, 'select') is null; -- it raises where that has another name by now
+      end loop;
+      made := crm_relay.images(old, new, watched.marks, wide.large_null, wide.others_null);
     else
       made := crm_relay.images(old, new, case when is_by_row then watched.marks end, null, null);
     end if;
@@ -531,8 +551,8 @@ begin
     raise sqlstate 'CR000';
   exception
     when undefined_column or datatype_mismatch or untranslatable_character then
-      -- one of the marks has another name or type than when this session first saw the table, or holds \u0000: by the
-      -- image, then
+      -- a column has another name than when the table was watched, or another type than when this session first saw
+      -- it, or one of the marks holds \u0000: by the whole image, then
       if is_by_row then
         is_by_row := false;
         continue;

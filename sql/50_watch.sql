@@ -105,7 +105,7 @@ comment on function crm_relay.owners_apart() is
 
 create or replace function crm_relay.made_of(
   watched crm_relay.module,
-  out marks text[], out large_null jsonb, out others_null jsonb, out large_nulls text[], out names_size integer,
+  out marks text[], out large_null jsonb, out others_null jsonb, out large_columns text[], out large_nulls text[], out names_size integer,
   out doorbell text, out slot_seconds double precision
 )
 language sql stable
@@ -125,6 +125,7 @@ as $$
            where c.says_who and not c.is_hidden or c.name = 'id' and watched.key_columns = '{id}'),
          (select jsonb_object_agg(u.name, null) from undecided u where u.is_large),
          (select jsonb_object_agg(u.name, null) from undecided u where not u.is_large),
+         (select array_agg(u.name order by u.place) from undecided u where u.is_large),
          (select array_agg(',' || to_json(u.name)::text || ':null' order by u.place) from undecided u where u.is_large),
          (select coalesce(sum(octet_length(to_json(c.name)::text) + 2), 0) from columns c where not c.is_hidden and not c.can_be_large),
          coalesce(s.doorbell, 'adaptive'), crm_relay.slot_seconds(coalesce(s.retention, '7 days'))
@@ -140,7 +141,7 @@ as $$
 begin
   -- whoever changes them meanwhile comes before this, or after
   perform from crm_relay.setting for share;
-  select o.* into new.marks, new.large_null, new.others_null, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
+  select o.* into new.marks, new.large_null, new.others_null, new.large_columns, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
     from crm_relay.made_of(new) o;
   return new;
 end

@@ -1,7 +1,7 @@
 -- the trigger: what it writes, who it names, and that nothing makes it raise
 
 begin;
-select plan(76);
+select plan(78);
 
 create function pg_temp.last(wanted text) returns text language plpgsql as $$
 declare
@@ -282,6 +282,15 @@ alter table signed rename by_whom to last_modified_by;
 alter table signed alter last_modified_by type varchar;
 update signed set note = 'i', last_modified_by = 'eve';
 select is(pg_temp.last('action') || ' ' || pg_temp.last('actor'), 'updated eve', 'and so may what says who');
+create table inside (id int primary key, body jsonb, rule json, token text);
+select crm_relay.watch('inside');
+insert into inside values (1, pg_temp.large('a'), '{"a":1,"body":null}', 'x');
+alter table inside rename body to content;
+update inside set rule = '{"a":2,"body":null}';
+select is(pg_temp.last('new_image')::jsonb -> 'rule', '{"a":2,"body":null}', 'the name of a large column that was renamed is not cut out of a value');
+update inside set token = 'y', rule = '{"a":2,"token":"y"}';
+update inside set token = 'z';
+select is(pg_temp.last('new_image')::jsonb -> 'rule', '{"a":2,"token":"y"}', 'what differs in hidden columns alone is the same, however it was cut out');
 create table edges (id int primary key, body text, more text, deleted_by text, last_modified_by text);
 select crm_relay.watch('edges');
 insert into edges values (1, repeat('m', 1022), 'x', 'ann');

@@ -172,9 +172,12 @@ begin
   loop
   begin
     -- something is stored out of line, and may be left there, unless the record moves
-    if tg_op = 'UPDATE' and not watched.narrow and pg_column_size(new) > 8000 then
-      select m.large_null, m.others_null, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
-      made := crm_relay.images(old, new, case when is_by_row then watched.marks end, wide.large_null, wide.others_null);
+    if tg_op = 'UPDATE' and is_by_row and not watched.narrow and pg_column_size(new) > 8000 then
+      select m.large_null, m.others_null, m.large_columns, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
+      foreach column_name in array coalesce(wide.large_columns, '{}') loop
+        exit when has_column_privilege(tg_relid, column_name, 'select') is null; -- it raises where that has another name by now
+      end loop;
+      made := crm_relay.images(old, new, watched.marks, wide.large_null, wide.others_null);
     else
       made := crm_relay.images(old, new, case when is_by_row then watched.marks end, null, null);
     end if;
@@ -247,8 +250,8 @@ begin
     raise sqlstate 'CR000';
   exception
     when undefined_column or datatype_mismatch or untranslatable_character then
-      -- one of the marks has another name or type than when this session first saw the table, or holds \u0000: by the
-      -- image, then
+      -- a column has another name than when the table was watched, or another type than when this session first saw
+      -- it, or one of the marks holds \u0000: by the whole image, then
       if is_by_row then
         is_by_row := false;
         continue;
@@ -751,6 +754,7 @@ CREATE TABLE crm_relay.module (
     marks text[] DEFAULT '{}'::text[] NOT NULL,
     large_null jsonb,
     others_null jsonb,
+    large_columns text[],
     large_nulls text[],
     names_size integer DEFAULT 0 NOT NULL,
     doorbell text DEFAULT 'adaptive'::text NOT NULL,
@@ -784,6 +788,7 @@ COMMENT ON COLUMN crm_relay.module.lookup_types IS 'the types of those columns w
 COMMENT ON COLUMN crm_relay.module.marks IS 'the columns that say by themselves which record it is and who made the change: id where it alone is the key; and those of version, last_modified_by, deleted_by, created_by and user_id that the table has and that are not hidden';
 COMMENT ON COLUMN crm_relay.module.large_null IS 'an object with each column that may be stored out of line, is shown and decides nothing (json, jsonb, xml, bytea) as null: an update that changed none of them is rendered so; null where there is none';
 COMMENT ON COLUMN crm_relay.module.others_null IS 'an object with each column that is not of these and decides nothing as null: two rows that are the same so differ in nothing that is large or decides';
+COMMENT ON COLUMN crm_relay.module.large_columns IS 'the columns in large_null';
 COMMENT ON COLUMN crm_relay.module.large_nulls IS 'what large_null makes of an image, such as ,"people":null';
 COMMENT ON COLUMN crm_relay.module.names_size IS 'bytes of an image that are not values, at least: one that is not larger than this and large_from has nothing large';
 COMMENT ON COLUMN crm_relay.module.doorbell IS 'as crm_relay.setting.doorbell';
@@ -822,7 +827,7 @@ end
 $$;
 ALTER FUNCTION crm_relay.known(claims text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.known(claims text) IS 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
-CREATE FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) RETURNS record
+CREATE FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) RETURNS record
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -840,13 +845,14 @@ CREATE FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OU
            where c.says_who and not c.is_hidden or c.name = 'id' and watched.key_columns = '{id}'),
          (select jsonb_object_agg(u.name, null) from undecided u where u.is_large),
          (select jsonb_object_agg(u.name, null) from undecided u where not u.is_large),
+         (select array_agg(u.name order by u.place) from undecided u where u.is_large),
          (select array_agg(',' || to_json(u.name)::text || ':null' order by u.place) from undecided u where u.is_large),
          (select coalesce(sum(octet_length(to_json(c.name)::text) + 2), 0) from columns c where not c.is_hidden and not c.can_be_large),
          coalesce(s.doorbell, 'adaptive'), crm_relay.slot_seconds(coalesce(s.retention, '7 days'))
     from (values (true)) as one (row) left join crm_relay.setting s on true -- written last by a first installation
 $$;
-ALTER FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) IS 'what capture() goes by: made of a row of the registry, of its table''s columns and of the settings, and kept in that row';
+ALTER FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) IS 'what capture() goes by: made of a row of the registry, of its table''s columns and of the settings, and kept in that row';
 CREATE FUNCTION crm_relay.make() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -854,7 +860,7 @@ CREATE FUNCTION crm_relay.make() RETURNS trigger
 begin
   -- whoever changes them meanwhile comes before this, or after
   perform from crm_relay.setting for share;
-  select o.* into new.marks, new.large_null, new.others_null, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
+  select o.* into new.marks, new.large_null, new.others_null, new.large_columns, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
     from crm_relay.made_of(new) o;
   return new;
 end
@@ -2486,9 +2492,27 @@ CREATE FUNCTION crm_relay.without(image json, columns text[]) RETURNS json
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-  seen text := crm_relay.readable(image)::text;
-  rest json;
+  seen text := image::text;
+  is_certain boolean := position(E'\\u0000' in seen) = 0; -- no operator can look into it then
+  name text;
+  one text;
+  before integer;
+  rest text;
 begin
+  -- each cut out as it stands there
+  foreach one in array columns loop
+    exit when not is_certain;
+    name := to_json(one)::text || ':';
+    one := ',' || name || (image -> one)::text;
+    before := octet_length(seen);
+    seen := replace(seen, one, '');
+    -- but the first has no comma, and what was found would be a value's; another may stand in a value, too
+    is_certain := coalesce(octet_length(seen) = before - octet_length(one), false) and not starts_with(seen, '{' || name);
+  end loop;
+  if is_certain then
+    return seen::json;
+  end if;
+  seen := crm_relay.readable(image)::text;
   if seen <> image::text and position(E'\\ufffd\\u2400\\ufffd' in image::text) > 0 then
     raise exception 'crm_relay: an image holds both \u0000 and what stands for it';
   end if;
@@ -2497,11 +2521,10 @@ begin
     raise exception 'crm_relay: not all of the columns % are there any more', columns
       using hint = 'watch the table again';
   end if;
-  select json_object_agg(key, value) into rest from json_each(seen::json) where key <> all (columns);
-  if seen <> image::text then
-    rest := replace(rest::text, E'\\ufffd\\u2400\\ufffd', E'\\u0000')::json;
-  end if;
-  return coalesce(rest, '{}');
+  -- written as above and by row_to_json: two images are the same where their texts are
+  select '{' || coalesce(string_agg(to_json(key)::text || ':' || value::text, ',' order by place), '') || '}' into rest
+    from json_each(seen::json) with ordinality as kept (key, value, place) where key <> all (columns);
+  return case when seen = image::text then rest else replace(rest, E'\\ufffd\\u2400\\ufffd', E'\\u0000') end::json;
 end
 $$;
 ALTER FUNCTION crm_relay.without(image json, columns text[]) OWNER TO postgres;
@@ -2525,13 +2548,13 @@ begin
   end loop;
   if not is_certain then
     return crm_relay.without(image, array(
-      select key from json_object_keys(crm_relay.readable(image)) as keys (key) where ',' || to_json(key)::text || ':null' = any (nulls)));
+      select column_name from unnest(nulls) n (one) cross join json_object_keys(('{' || substr(n.one, 2) || '}')::json) as names (column_name)));
   end if;
   return rest::json;
 end
 $$;
 ALTER FUNCTION crm_relay.without_nulls(image json, nulls text[]) OWNER TO crm_relay_capture;
-COMMENT ON FUNCTION crm_relay.without_nulls(image json, nulls text[]) IS 'an image without columns that are null in it, each given as it stands there, such as ,"notes":null: as without() of those that there are, and quick';
+COMMENT ON FUNCTION crm_relay.without_nulls(image json, nulls text[]) IS 'an image without columns that are there and null, each as it stands there, such as ,"notes":null: as without(), and quicker';
 CREATE VIEW crm_relay.audit AS
  SELECT c.changed_at,
     c.txid,
@@ -2998,8 +3021,8 @@ GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_r
 GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_audit;
-GRANT ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) TO crm_relay_audit;
@@ -3143,7 +3166,7 @@ REVOKE ALL ON FUNCTION crm_relay.is_private(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.known(claims text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.make() FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.make_all() FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) FROM PUBLIC;
