@@ -85,7 +85,7 @@ comment on column crm_relay.module.lookup is
   'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
 comment on column crm_relay.module.lookup_types is
   'the types of those columns when it was made: with others it is not run';
--- what capture() goes by, so that it need look at one row only, see made_of()
+-- what capture() goes by, so that it need look at one row only, see goes_by()
 comment on column crm_relay.module.marks is
   'the columns that say by themselves which record it is and who made the change: id where it alone is the key; and those of version, last_modified_by, deleted_by, created_by and user_id that the table has and that are not hidden';
 comment on column crm_relay.module.large_null is

@@ -226,12 +226,9 @@ as $$
 declare
   id text;
 begin
-  if exists (select from unnest(key_columns) k where image -> k is null) then
-    return null; -- a column that has another name by now
-  end if;
   if cardinality(key_columns) = 1 then
-    id := coalesce(image ->> key_columns[1], '');
-  else
+    id := coalesce(image ->> key_columns[1], case when image -> key_columns[1] is not null then '' end);
+  elsif not exists (select from unnest(key_columns) k where image -> k is null) then
     id := array_to_json(array(
       select image ->> key_column
         from unnest(key_columns) with ordinality as keys (key_column, place)
@@ -241,7 +238,7 @@ begin
 end
 $$;
 comment on function crm_relay.record_id(json, text[]) is
-  'a record''s id from its image: the key''s text; of several columns a JSON array of their texts; null if it has none that can be used';
+  'a record''s id from its image: the key''s text; of several columns a JSON array of their texts; null if it has none that can be used, or a column of it has another name by now';
 
 drop function if exists crm_relay.base_type(oid);
 create or replace function crm_relay.base_of(type oid) returns pg_catalog.pg_type
@@ -471,97 +468,97 @@ begin
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   loop
-  begin
-    -- something is stored out of line, and may be left there, unless the record moves
-    if tg_op = 'UPDATE' and is_by_row and not watched.narrow and pg_column_size(new) > 8000 then
-      select m.large_null, m.others_null, m.large_columns, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
-      foreach column_name in array coalesce(wide.large_columns, '{}') loop
-        exit when has_column_privilege(tg_relid, column_name, 'select') is null; -- it raises where that has another name by now
-      end loop;
-      made := crm_relay.images(old, new, watched.marks, wide.large_null, wide.others_null);
-    else
-      made := crm_relay.images(old, new, case when is_by_row then watched.marks end, null, null);
-    end if;
-    if watched.hidden_columns <> '{}' or watched.narrow then
-      images := crm_relay.narrowed(array[made.old_image, made.new_image], watched.hidden_columns,
-                                   case when watched.narrow then watched.key_columns || watched.access_columns end);
-      made.old_image := images[1];
-      made.new_image := images[2];
-    end if;
-    if made.old_image::text = made.new_image::text then
-      outcome := 'same'; -- nothing that anybody may see has changed
-      raise sqlstate 'CR000';
-    end if;
-    if not is_by_row then
-      by_image := crm_relay.images(json_populate_record(null::crm_relay.marks, crm_relay.readable(made.old_image)),
-                                   json_populate_record(null::crm_relay.marks, crm_relay.readable(made.new_image)), watched.marks, null, null);
-      made.old_id := by_image.old_id;
-      made.new_id := by_image.new_id;
-      made.actor := by_image.actor;
-    end if;
-    if made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE'
-       or octet_length(made.old_id) > 2000 or octet_length(made.new_id) > 2000 then
-      made.old_id := crm_relay.record_id(crm_relay.readable(made.old_image), watched.key_columns);
-      made.new_id := crm_relay.record_id(crm_relay.readable(made.new_image), watched.key_columns);
-      -- a transaction that looked before the table was watched sees no registry
-      if watched.module is null or made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE' then
+    begin
+      -- something is stored out of line, and may be left there, unless the record moves
+      if tg_op = 'UPDATE' and is_by_row and not watched.narrow and pg_column_size(new) > 8000 then
+        select m.large_null, m.others_null, m.large_columns, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
+        foreach column_name in array coalesce(wide.large_columns, '{}') loop
+          exit when has_column_privilege(tg_relid, column_name, 'select') is null; -- it raises where that has another name by now
+        end loop;
+        made := crm_relay.images(old, new, watched.marks, wide.large_null, wide.others_null);
+      else
+        made := crm_relay.images(old, new, case when is_by_row then watched.marks end, null, null);
+      end if;
+      if watched.hidden_columns <> '{}' or watched.narrow then
+        images := crm_relay.narrowed(array[made.old_image, made.new_image], watched.hidden_columns,
+                                     case when watched.narrow then watched.key_columns || watched.access_columns end);
+        made.old_image := images[1];
+        made.new_image := images[2];
+      end if;
+      if made.old_image::text = made.new_image::text then
+        outcome := 'same'; -- nothing that anybody may see has changed
         raise sqlstate 'CR000';
       end if;
-    end if;
-    -- both have to fit into one journal row
-    if coalesce(pg_column_size(made.old_image), 0) + coalesce(pg_column_size(made.new_image), 0) > 500000000 then
-      raise sqlstate 'CR000';
-    end if;
-    if tg_op = 'UPDATE' then
-      -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
-      if made.is_without_large then
-        made.old_image := crm_relay.without_nulls(made.old_image, wide.large_nulls);
-        made.new_image := crm_relay.without_nulls(made.new_image, wide.large_nulls);
+      if not is_by_row then
+        by_image := crm_relay.images(json_populate_record(null::crm_relay.marks, crm_relay.readable(made.old_image)),
+                                     json_populate_record(null::crm_relay.marks, crm_relay.readable(made.new_image)), watched.marks, null, null);
+        made.old_id := by_image.old_id;
+        made.new_id := by_image.new_id;
+        made.actor := by_image.actor;
       end if;
-      if pg_column_size(made.new_image) >= watched.large_from + watched.names_size then
-        seen := array[crm_relay.readable(made.old_image), crm_relay.readable(made.new_image)];
-        select array_agg(n.key) into unchanged
-          from json_each(seen[2]) n
-         where octet_length(n.value::text) >= watched.large_from
-           and n.value::text <> 'null' -- it may have been left out above
-           and n.value::text = (seen[1] -> n.key)::text
-           and n.key <> all (watched.key_columns || watched.access_columns);
-        if unchanged is not null then
-          is_moved := made.old_id <> made.new_id;
-          foreach column_name in array watched.access_columns loop
-            exit when made.is_without_large; -- images() has compared them
-            is_moved := is_moved or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
-          end loop;
-          if not is_moved then
-            made.old_image := crm_relay.without(made.old_image, unchanged);
-            made.new_image := crm_relay.without(made.new_image, unchanged);
+      if made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE'
+         or octet_length(made.old_id) > 2000 or octet_length(made.new_id) > 2000 then
+        made.old_id := crm_relay.record_id(crm_relay.readable(made.old_image), watched.key_columns);
+        made.new_id := crm_relay.record_id(crm_relay.readable(made.new_image), watched.key_columns);
+        -- a transaction that looked before the table was watched sees no registry
+        if watched.module is null or made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE' then
+          raise sqlstate 'CR000';
+        end if;
+      end if;
+      -- both have to fit into one journal row
+      if coalesce(pg_column_size(made.old_image), 0) + coalesce(pg_column_size(made.new_image), 0) > 500000000 then
+        raise sqlstate 'CR000';
+      end if;
+      if tg_op = 'UPDATE' then
+        -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
+        if made.is_without_large then
+          made.old_image := crm_relay.without_nulls(made.old_image, wide.large_nulls);
+          made.new_image := crm_relay.without_nulls(made.new_image, wide.large_nulls);
+        end if;
+        if pg_column_size(made.new_image) >= watched.large_from + watched.names_size then
+          seen := array[crm_relay.readable(made.old_image), crm_relay.readable(made.new_image)];
+          select array_agg(n.key) into unchanged
+            from json_each(seen[2]) n
+           where octet_length(n.value::text) >= watched.large_from
+             and n.value::text <> 'null' -- it may have been left out above
+             and n.value::text = (seen[1] -> n.key)::text
+             and n.key <> all (watched.key_columns || watched.access_columns);
+          if unchanged is not null then
+            is_moved := made.old_id <> made.new_id;
+            foreach column_name in array watched.access_columns loop
+              exit when made.is_without_large; -- images() has compared them
+              is_moved := is_moved or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
+            end loop;
+            if not is_moved then
+              made.old_image := crm_relay.without(made.old_image, unchanged);
+              made.new_image := crm_relay.without(made.new_image, unchanged);
+            end if;
           end if;
         end if;
       end if;
-    end if;
-    -- what the session says goes before what the row does
-    made.actor := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), made.actor);
-    if watched.part_of is not null then
-      -- before a cascade has reached the records they still name the old key
-      select r.record_ids, r.record_images into record_ids, record_images
-        from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[made.old_id, made.new_id], null)) r
-       where m.module = watched.module;
-    end if;
-    outcome := 'told';
-    raise sqlstate 'CR000';
-  exception
-    when undefined_column or datatype_mismatch or untranslatable_character then
-      -- a column has another name than when the table was watched, or another type than when this session first saw
-      -- it, or one of the marks holds \u0000: by the whole image, then
-      if is_by_row then
-        is_by_row := false;
-        continue;
+      -- what the session says goes before what the row does
+      made.actor := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), made.actor);
+      if watched.part_of is not null then
+        -- before a cascade has reached the records they still name the old key
+        select r.record_ids, r.record_images into record_ids, record_images
+          from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[made.old_id, made.new_id], null)) r
+         where m.module = watched.module;
       end if;
-    when others or assert_failure then
-      -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
-      -- that its part's look-up fails
-  end;
-  exit;
+      outcome := 'told';
+      raise sqlstate 'CR000';
+    exception
+      when undefined_column or datatype_mismatch or untranslatable_character then
+        -- a column has another name than when the table was watched, or another type than when this session first saw
+        -- it, or one of the marks holds \u0000: by the whole image, then
+        if is_by_row then
+          is_by_row := false;
+          continue;
+        end if;
+      when others or assert_failure then
+        -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
+        -- that its part's look-up fails
+    end;
+    exit;
   end loop;
 
   if outcome = 'told' and watched.part_of is null and (tg_op <> 'UPDATE' or made.old_id = made.new_id) then

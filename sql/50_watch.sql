@@ -103,7 +103,7 @@ $$;
 comment on function crm_relay.owners_apart() is
   'watched tables whose owner may not read all that is watched: by a function in an index of hers she can, with the rights of the roles that look records up';
 
-create or replace function crm_relay.made_of(
+create or replace function crm_relay.goes_by(
   watched crm_relay.module,
   out marks text[], out large_null jsonb, out others_null jsonb, out large_columns text[], out large_nulls text[], out names_size integer,
   out doorbell text, out slot_seconds double precision
@@ -131,10 +131,10 @@ as $$
          coalesce(s.doorbell, 'adaptive'), crm_relay.slot_seconds(coalesce(s.retention, '7 days'))
     from (values (true)) as one (row) left join crm_relay.setting s on true -- written last by a first installation
 $$;
-comment on function crm_relay.made_of(crm_relay.module) is
+comment on function crm_relay.goes_by(crm_relay.module) is
   'what capture() goes by: made of a row of the registry, of its table''s columns and of the settings, and kept in that row';
 
-create or replace function crm_relay.make() returns trigger
+create or replace function crm_relay.refresh_module() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -142,16 +142,16 @@ begin
   -- whoever changes them meanwhile comes before this, or after
   perform from crm_relay.setting for share;
   select o.* into new.marks, new.large_null, new.others_null, new.large_columns, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
-    from crm_relay.made_of(new) o;
+    from crm_relay.goes_by(new) o;
   return new;
 end
 $$;
-comment on function crm_relay.make() is 'before a row of the registry is written: what is made of it, see made_of()';
-create or replace trigger make before insert or update on crm_relay.module
-  for each row execute function crm_relay.make();
-alter table crm_relay.module enable always trigger make; -- also where session_replication_role is replica
+comment on function crm_relay.refresh_module() is 'before a row of the registry is written: what capture() goes by is made anew';
+create or replace trigger refresh_module before insert or update on crm_relay.module
+  for each row execute function crm_relay.refresh_module();
+alter table crm_relay.module enable always trigger refresh_module; -- also where session_replication_role is replica
 
-create or replace function crm_relay.make_all() returns trigger
+create or replace function crm_relay.refresh_modules() returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -160,10 +160,10 @@ begin
   return null;
 end
 $$;
-comment on function crm_relay.make_all() is 'after an update of the settings: the registry goes by them, too';
-create or replace trigger make_all after update of doorbell, retention on crm_relay.setting
-  for each statement execute function crm_relay.make_all();
-alter table crm_relay.setting enable always trigger make_all;
+comment on function crm_relay.refresh_modules() is 'after an update of the settings: the registry goes by them, too';
+create or replace trigger refresh_modules after update of doorbell, retention on crm_relay.setting
+  for each statement execute function crm_relay.refresh_modules();
+alter table crm_relay.setting enable always trigger refresh_modules;
 
 create or replace function crm_relay.watch(
   target regclass,
@@ -561,9 +561,9 @@ comment on procedure crm_relay.unwatch_all() is 'unwatches every table, each in 
 revoke all on function
   crm_relay.watch(regclass, text, text, text[], text[], text[], text[], text, text, boolean, text, text),
   crm_relay.unwatch(regclass), crm_relay.add_triggers(regclass, text, text), crm_relay.is_secret(text),
-  crm_relay.made_of(crm_relay.module), crm_relay.make(), crm_relay.make_all(),
+  crm_relay.goes_by(crm_relay.module), crm_relay.refresh_module(), crm_relay.refresh_modules(),
   crm_relay.stripped(json, text[]), crm_relay.redact(text), crm_relay.owners_apart() from public;
-grant execute on function crm_relay.owners_apart(), crm_relay.made_of(crm_relay.module) to crm_relay_audit, crm_relay_serve;
+grant execute on function crm_relay.owners_apart(), crm_relay.goes_by(crm_relay.module) to crm_relay_audit, crm_relay_serve;
 revoke all on procedure
   crm_relay.watch_crm(text), crm_relay.unwatch_all(), crm_relay.in_short_transaction(text, text) from public;
 
@@ -578,4 +578,4 @@ update crm_relay.module m
        from (select crm_relay.readable_columns(m.relation, m.key_columns || m.access_columns)) as c (columns)
       where c.columns is not null);
 
-update crm_relay.module m set module = m.module; -- see make()
+update crm_relay.module m set module = m.module; -- see refresh_module()

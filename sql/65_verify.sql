@@ -321,7 +321,7 @@ as $$
          'changes are told, but not as well: no actor, or large columns whole',
          crm_relay.watch_command(g.relation)
     from gone g
-   cross join lateral crm_relay.made_of(g.registered) o
+   cross join lateral crm_relay.goes_by(g.registered) o
    where names_gone = '{}'
      and ((o.marks, o.large_null, o.doorbell, o.slot_seconds) is distinct from (g.marks, g.large_null, g.doorbell, g.slot_seconds)
           or g.large_null is not null and o.others_null is distinct from g.others_null)

@@ -126,6 +126,8 @@ async fn whatever_version_one_comes_from_the_schema_is_the_same_and_nothing_is_l
         for (question, before) in [rows, registry, settings, source].into_iter().zip(before) {
             assert_eq!(database.value(question).await, before, "{}", file.display());
         }
+        let goes_by = "select concat_ws(' ', doorbell, slot_seconds, marks) from crm_relay.module where module = 'notes'";
+        assert_eq!(database.value(goes_by).await, "never 43200 {id}");
         database
             .execute("update notes set body = 'b', margin = 8")
             .await;

@@ -28,7 +28,7 @@ select isnt_empty(
 select is_empty(
   $$ select p.proname, c.lineno, c.message, c.detail from pg_proc p join pg_language l on l.oid = p.prolang
       cross join lateral plpgsql_check_function_tb(
-        p.oid, case when p.proname = 'make' then 'crm_relay.module'::regclass when p.prorettype = 'trigger'::regtype then 'public.listings'::regclass else 0 end,
+        p.oid, case when p.proname = 'refresh_module' then 'crm_relay.module'::regclass when p.prorettype = 'trigger'::regtype then 'public.listings'::regclass else 0 end,
         anyelememttype => 'public.listings'::regtype, performance_warnings => false,
         security_warnings => p.proname not in ('in_short_transaction', 'watch', 'records_of', 'record_now', 'access_now', 'heirs_of', 'verify')) c
       where p.pronamespace = 'crm_relay'::regnamespace and l.lanname = 'plpgsql' $$,

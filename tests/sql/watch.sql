@@ -64,18 +64,18 @@ select crm_relay.unwatch('visits');
 select is_empty($$ select from pg_trigger where tgrelid in ('visits'::regclass, 'visits_a'::regclass) and tgname like '!crm_relay%' $$, 'nothing is left on any partition');
 
 -- what the trigger goes by is made of what there is
-create function pg_temp.made(module text) returns text language sql as $$
-  select concat_ws(' ', m.doorbell, m.slot_seconds, m.marks) from crm_relay.module m where m.module = made.module
+create function pg_temp.goes_by(module text) returns text language sql as $$
+  select concat_ws(' ', m.doorbell, m.slot_seconds, m.marks) from crm_relay.module m where m.module = goes_by.module
 $$;
 update crm_relay.setting set doorbell = 'never', retention = '6 hours';
-select is(pg_temp.made('listings'), 'never 3600 {id,user_id,version,last_modified_by,created_by,deleted_by}', 'settings that change are in the registry');
+select is(pg_temp.goes_by('listings'), 'never 3600 {id,user_id,version,last_modified_by,created_by,deleted_by}', 'settings that change are in the registry');
 create table signed (id int primary key, note text, last_modified_by text);
 select crm_relay.watch('signed');
-select is(pg_temp.made('signed'), 'never 3600 {id,last_modified_by}', 'and those that are there');
+select is(pg_temp.goes_by('signed'), 'never 3600 {id,last_modified_by}', 'and those that are there');
 select crm_relay.watch('signed', hidden_columns => '{last_modified_by}');
-select is(pg_temp.made('signed'), 'never 3600 {id}', 'a hidden column names nobody');
+select is(pg_temp.goes_by('signed'), 'never 3600 {id}', 'a hidden column names nobody');
 update crm_relay.module set hidden_columns = '{}', key_columns = '{note}' where module = 'signed';
-select is(pg_temp.made('signed'), 'never 3600 {last_modified_by}', 'also where the registry is changed by hand');
+select is(pg_temp.goes_by('signed'), 'never 3600 {last_modified_by}', 'also where the registry is changed by hand');
 select crm_relay.unwatch('signed');
 update crm_relay.setting set doorbell = 'adaptive', retention = '7 days';
 

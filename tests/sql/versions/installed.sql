@@ -170,97 +170,97 @@ begin
   -- Nothing in a row may make the CRM's write fail, and nothing that its owner's code did stays: the block
   -- only reads, into variables, and is always rolled back, see image(). It takes no transaction id of its own.
   loop
-  begin
-    -- something is stored out of line, and may be left there, unless the record moves
-    if tg_op = 'UPDATE' and is_by_row and not watched.narrow and pg_column_size(new) > 8000 then
-      select m.large_null, m.others_null, m.large_columns, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
-      foreach column_name in array coalesce(wide.large_columns, '{}') loop
-        exit when has_column_privilege(tg_relid, column_name, 'select') is null; -- it raises where that has another name by now
-      end loop;
-      made := crm_relay.images(old, new, watched.marks, wide.large_null, wide.others_null);
-    else
-      made := crm_relay.images(old, new, case when is_by_row then watched.marks end, null, null);
-    end if;
-    if watched.hidden_columns <> '{}' or watched.narrow then
-      images := crm_relay.narrowed(array[made.old_image, made.new_image], watched.hidden_columns,
-                                   case when watched.narrow then watched.key_columns || watched.access_columns end);
-      made.old_image := images[1];
-      made.new_image := images[2];
-    end if;
-    if made.old_image::text = made.new_image::text then
-      outcome := 'same'; -- nothing that anybody may see has changed
-      raise sqlstate 'CR000';
-    end if;
-    if not is_by_row then
-      by_image := crm_relay.images(json_populate_record(null::crm_relay.marks, crm_relay.readable(made.old_image)),
-                                   json_populate_record(null::crm_relay.marks, crm_relay.readable(made.new_image)), watched.marks, null, null);
-      made.old_id := by_image.old_id;
-      made.new_id := by_image.new_id;
-      made.actor := by_image.actor;
-    end if;
-    if made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE'
-       or octet_length(made.old_id) > 2000 or octet_length(made.new_id) > 2000 then
-      made.old_id := crm_relay.record_id(crm_relay.readable(made.old_image), watched.key_columns);
-      made.new_id := crm_relay.record_id(crm_relay.readable(made.new_image), watched.key_columns);
-      -- a transaction that looked before the table was watched sees no registry
-      if watched.module is null or made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE' then
+    begin
+      -- something is stored out of line, and may be left there, unless the record moves
+      if tg_op = 'UPDATE' and is_by_row and not watched.narrow and pg_column_size(new) > 8000 then
+        select m.large_null, m.others_null, m.large_columns, m.large_nulls into wide from crm_relay.module m where m.module = watched.module;
+        foreach column_name in array coalesce(wide.large_columns, '{}') loop
+          exit when has_column_privilege(tg_relid, column_name, 'select') is null; -- it raises where that has another name by now
+        end loop;
+        made := crm_relay.images(old, new, watched.marks, wide.large_null, wide.others_null);
+      else
+        made := crm_relay.images(old, new, case when is_by_row then watched.marks end, null, null);
+      end if;
+      if watched.hidden_columns <> '{}' or watched.narrow then
+        images := crm_relay.narrowed(array[made.old_image, made.new_image], watched.hidden_columns,
+                                     case when watched.narrow then watched.key_columns || watched.access_columns end);
+        made.old_image := images[1];
+        made.new_image := images[2];
+      end if;
+      if made.old_image::text = made.new_image::text then
+        outcome := 'same'; -- nothing that anybody may see has changed
         raise sqlstate 'CR000';
       end if;
-    end if;
-    -- both have to fit into one journal row
-    if coalesce(pg_column_size(made.old_image), 0) + coalesce(pg_column_size(made.new_image), 0) > 500000000 then
-      raise sqlstate 'CR000';
-    end if;
-    if tg_op = 'UPDATE' then
-      -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
-      if made.is_without_large then
-        made.old_image := crm_relay.without_nulls(made.old_image, wide.large_nulls);
-        made.new_image := crm_relay.without_nulls(made.new_image, wide.large_nulls);
+      if not is_by_row then
+        by_image := crm_relay.images(json_populate_record(null::crm_relay.marks, crm_relay.readable(made.old_image)),
+                                     json_populate_record(null::crm_relay.marks, crm_relay.readable(made.new_image)), watched.marks, null, null);
+        made.old_id := by_image.old_id;
+        made.new_id := by_image.new_id;
+        made.actor := by_image.actor;
       end if;
-      if pg_column_size(made.new_image) >= watched.large_from + watched.names_size then
-        seen := array[crm_relay.readable(made.old_image), crm_relay.readable(made.new_image)];
-        select array_agg(n.key) into unchanged
-          from json_each(seen[2]) n
-         where octet_length(n.value::text) >= watched.large_from
-           and n.value::text <> 'null' -- it may have been left out above
-           and n.value::text = (seen[1] -> n.key)::text
-           and n.key <> all (watched.key_columns || watched.access_columns);
-        if unchanged is not null then
-          is_moved := made.old_id <> made.new_id;
-          foreach column_name in array watched.access_columns loop
-            exit when made.is_without_large; -- images() has compared them
-            is_moved := is_moved or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
-          end loop;
-          if not is_moved then
-            made.old_image := crm_relay.without(made.old_image, unchanged);
-            made.new_image := crm_relay.without(made.new_image, unchanged);
+      if made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE'
+         or octet_length(made.old_id) > 2000 or octet_length(made.new_id) > 2000 then
+        made.old_id := crm_relay.record_id(crm_relay.readable(made.old_image), watched.key_columns);
+        made.new_id := crm_relay.record_id(crm_relay.readable(made.new_image), watched.key_columns);
+        -- a transaction that looked before the table was watched sees no registry
+        if watched.module is null or made.old_id is null and tg_op <> 'INSERT' or made.new_id is null and tg_op <> 'DELETE' then
+          raise sqlstate 'CR000';
+        end if;
+      end if;
+      -- both have to fit into one journal row
+      if coalesce(pg_column_size(made.old_image), 0) + coalesce(pg_column_size(made.new_image), 0) > 500000000 then
+        raise sqlstate 'CR000';
+      end if;
+      if tg_op = 'UPDATE' then
+        -- leave out what is large and unchanged; where the record moves, whoever sees it enter gets the whole of it
+        if made.is_without_large then
+          made.old_image := crm_relay.without_nulls(made.old_image, wide.large_nulls);
+          made.new_image := crm_relay.without_nulls(made.new_image, wide.large_nulls);
+        end if;
+        if pg_column_size(made.new_image) >= watched.large_from + watched.names_size then
+          seen := array[crm_relay.readable(made.old_image), crm_relay.readable(made.new_image)];
+          select array_agg(n.key) into unchanged
+            from json_each(seen[2]) n
+           where octet_length(n.value::text) >= watched.large_from
+             and n.value::text <> 'null' -- it may have been left out above
+             and n.value::text = (seen[1] -> n.key)::text
+             and n.key <> all (watched.key_columns || watched.access_columns);
+          if unchanged is not null then
+            is_moved := made.old_id <> made.new_id;
+            foreach column_name in array watched.access_columns loop
+              exit when made.is_without_large; -- images() has compared them
+              is_moved := is_moved or seen[1] ->> column_name is distinct from seen[2] ->> column_name;
+            end loop;
+            if not is_moved then
+              made.old_image := crm_relay.without(made.old_image, unchanged);
+              made.new_image := crm_relay.without(made.new_image, unchanged);
+            end if;
           end if;
         end if;
       end if;
-    end if;
-    -- what the session says goes before what the row does
-    made.actor := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), made.actor);
-    if watched.part_of is not null then
-      -- before a cascade has reached the records they still name the old key
-      select r.record_ids, r.record_images into record_ids, record_images
-        from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[made.old_id, made.new_id], null)) r
-       where m.module = watched.module;
-    end if;
-    outcome := 'told';
-    raise sqlstate 'CR000';
-  exception
-    when undefined_column or datatype_mismatch or untranslatable_character then
-      -- a column has another name than when the table was watched, or another type than when this session first saw
-      -- it, or one of the marks holds \u0000: by the whole image, then
-      if is_by_row then
-        is_by_row := false;
-        continue;
+      -- what the session says goes before what the row does
+      made.actor := coalesce(nullif(current_setting('crm_relay.user_id', true), ''), made.actor);
+      if watched.part_of is not null then
+        -- before a cascade has reached the records they still name the old key
+        select r.record_ids, r.record_images into record_ids, record_images
+          from crm_relay.module m cross join lateral crm_relay.records_of(m, array_remove(array[made.old_id, made.new_id], null)) r
+         where m.module = watched.module;
       end if;
-    when others or assert_failure then
-      -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
-      -- that its part's look-up fails
-  end;
-  exit;
+      outcome := 'told';
+      raise sqlstate 'CR000';
+    exception
+      when undefined_column or datatype_mismatch or untranslatable_character then
+        -- a column has another name than when the table was watched, or another type than when this session first saw
+        -- it, or one of the marks holds \u0000: by the whole image, then
+        if is_by_row then
+          is_by_row := false;
+          continue;
+        end if;
+      when others or assert_failure then
+        -- if not told: such as a cast of the owner's that raises, or a record's table that was changed so
+        -- that its part's look-up fails
+    end;
+    exit;
   end loop;
   if outcome = 'told' and watched.part_of is null and (tg_op <> 'UPDATE' or made.old_id = made.new_id) then
     insert into crm_relay.change (slot, module, action, record_id, actor,
@@ -538,6 +538,91 @@ CREATE FUNCTION crm_relay.fingerprint(function oid) RETURNS text
 $$;
 ALTER FUNCTION crm_relay.fingerprint(function oid) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.fingerprint(function oid) IS 'tells a function that was changed from the one that was installed';
+CREATE TABLE crm_relay.module (
+    module text NOT NULL,
+    event text NOT NULL,
+    relation regclass NOT NULL,
+    key_columns text[] NOT NULL,
+    access_columns text[] DEFAULT '{}'::text[] NOT NULL,
+    hidden_columns text[] DEFAULT '{}'::text[] NOT NULL,
+    quiet_columns text[] DEFAULT '{}'::text[] NOT NULL,
+    large_from integer DEFAULT 1024 NOT NULL,
+    part_of text,
+    part_link text,
+    chosen text[] DEFAULT '{}'::text[] NOT NULL,
+    narrow boolean DEFAULT false NOT NULL,
+    access_of text,
+    access_link text,
+    lookup text,
+    lookup_types oid[],
+    marks text[] DEFAULT '{}'::text[] NOT NULL,
+    large_null jsonb,
+    others_null jsonb,
+    large_columns text[],
+    large_nulls text[],
+    names_size integer DEFAULT 0 NOT NULL,
+    doorbell text DEFAULT 'adaptive'::text NOT NULL,
+    slot_seconds double precision DEFAULT 100800 NOT NULL,
+    CONSTRAINT hidden_is_hidden CHECK ((NOT (hidden_columns && (key_columns || access_columns)))),
+    CONSTRAINT module_event_check CHECK ((event ~ '^[A-Z][A-Z0-9_]{0,62}$'::text)),
+    CONSTRAINT module_key_columns_check CHECK ((cardinality(key_columns) > 0)),
+    CONSTRAINT module_large_from_check CHECK ((large_from > 0)),
+    CONSTRAINT module_name CHECK (((module ~ '^[a-z_][a-z0-9_]{0,62}$'::text) AND (module <> ALL (ARRAY['user'::text, 'team'::text, 'broker'::text])))),
+    CONSTRAINT module_slot_seconds_check CHECK ((slot_seconds > (0)::double precision)),
+    CONSTRAINT part_whole CHECK (((part_of IS NULL) = (part_link IS NULL)))
+);
+ALTER TABLE crm_relay.module OWNER TO postgres;
+COMMENT ON TABLE crm_relay.module IS 'the registry: one row for each watched table; written by crm_relay.watch() and unwatch()';
+COMMENT ON COLUMN crm_relay.module.module IS 'name of the module in rooms and events, such as listings';
+COMMENT ON COLUMN crm_relay.module.event IS 'name of the module in event types, such as LISTING';
+COMMENT ON COLUMN crm_relay.module.relation IS 'the watched table';
+COMMENT ON COLUMN crm_relay.module.key_columns IS 'the columns that make a record''s id; more than one: the id is a JSON array of texts';
+COMMENT ON COLUMN crm_relay.module.access_columns IS 'columns that decide who may see a record and in which scope rooms it is';
+COMMENT ON COLUMN crm_relay.module.hidden_columns IS 'columns that never leave the table: in no journal row, event or log';
+COMMENT ON COLUMN crm_relay.module.quiet_columns IS 'columns whose change alone is no event';
+COMMENT ON COLUMN crm_relay.module.large_from IS 'a column that an update leaves as it was is left out of the images from this many bytes on';
+COMMENT ON COLUMN crm_relay.module.part_of IS 'the module whose records this table''s rows belong to; null for a table of its own';
+COMMENT ON COLUMN crm_relay.module.part_link IS 'the column of that module''s table that names the row of this one';
+COMMENT ON COLUMN crm_relay.module.chosen IS 'which of these were chosen by whoever watched the table; the others follow the table when it is watched again';
+COMMENT ON COLUMN crm_relay.module.narrow IS 'of a table that says who users are: only key and access columns are journaled, when one of them changed, and nobody can subscribe to it';
+COMMENT ON COLUMN crm_relay.module.access_of IS 'the module on whose records it depends, too, who may see this one''s, such as leads for appointments';
+COMMENT ON COLUMN crm_relay.module.access_link IS 'the column of this table that names that module''s record, such as lead_id';
+COMMENT ON COLUMN crm_relay.module.lookup IS 'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
+COMMENT ON COLUMN crm_relay.module.lookup_types IS 'the types of those columns when it was made: with others it is not run';
+COMMENT ON COLUMN crm_relay.module.marks IS 'the columns that say by themselves which record it is and who made the change: id where it alone is the key; and those of version, last_modified_by, deleted_by, created_by and user_id that the table has and that are not hidden';
+COMMENT ON COLUMN crm_relay.module.large_null IS 'an object with each column that may be stored out of line, is shown and decides nothing (json, jsonb, xml, bytea) as null: an update that changed none of them is rendered so; null where there is none';
+COMMENT ON COLUMN crm_relay.module.others_null IS 'an object with each column that is not of these and decides nothing as null: two rows that are the same so differ in nothing that is large or decides';
+COMMENT ON COLUMN crm_relay.module.large_columns IS 'the columns in large_null';
+COMMENT ON COLUMN crm_relay.module.large_nulls IS 'what large_null makes of an image, such as ,"people":null';
+COMMENT ON COLUMN crm_relay.module.names_size IS 'bytes of an image that are not values, at least: one that is not larger than this and large_from has nothing large';
+COMMENT ON COLUMN crm_relay.module.doorbell IS 'as crm_relay.setting.doorbell';
+COMMENT ON COLUMN crm_relay.module.slot_seconds IS 'how many seconds fall into one slot of the journal''s ring, by crm_relay.setting.retention';
+CREATE FUNCTION crm_relay.goes_by(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  with columns (name, place, can_be_large, says_who, is_hidden) as (
+    select a.attname::text, a.attnum, a.atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype),
+           a.attname in ('version', 'last_modified_by', 'deleted_by', 'created_by', 'user_id') and not watched.narrow,
+           a.attname = any (watched.hidden_columns)
+      from pg_attribute a
+     where a.attrelid = watched.relation and a.attnum > 0 and not a.attisdropped
+  ), undecided as (
+    select c.name, c.place, c.can_be_large and not c.says_who and not c.is_hidden as is_large
+      from columns c where c.name <> all (watched.key_columns || watched.access_columns)
+  )
+  select (select coalesce(array_agg(c.name order by c.place), '{}') from columns c
+           where c.says_who and not c.is_hidden or c.name = 'id' and watched.key_columns = '{id}'),
+         (select jsonb_object_agg(u.name, null) from undecided u where u.is_large),
+         (select jsonb_object_agg(u.name, null) from undecided u where not u.is_large),
+         (select array_agg(u.name order by u.place) from undecided u where u.is_large),
+         (select array_agg(',' || to_json(u.name)::text || ':null' order by u.place) from undecided u where u.is_large),
+         (select coalesce(sum(octet_length(to_json(c.name)::text) + 2), 0) from columns c where not c.is_hidden and not c.can_be_large),
+         coalesce(s.doorbell, 'adaptive'), crm_relay.slot_seconds(coalesce(s.retention, '7 days'))
+    from (values (true)) as one (row) left join crm_relay.setting s on true -- written last by a first installation
+$$;
+ALTER FUNCTION crm_relay.goes_by(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.goes_by(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) IS 'what capture() goes by: made of a row of the registry, of its table''s columns and of the settings, and kept in that row';
 CREATE FUNCTION crm_relay.heirs_of(module text, ids text[]) RETURNS SETOF json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -734,65 +819,6 @@ CREATE FUNCTION crm_relay.is_secret(column_name text) RETURNS boolean
 $$;
 ALTER FUNCTION crm_relay.is_secret(column_name text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.is_secret(column_name text) IS 'whether a column is named like a secret, and so is hidden unless it is said otherwise';
-CREATE TABLE crm_relay.module (
-    module text NOT NULL,
-    event text NOT NULL,
-    relation regclass NOT NULL,
-    key_columns text[] NOT NULL,
-    access_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    hidden_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    quiet_columns text[] DEFAULT '{}'::text[] NOT NULL,
-    large_from integer DEFAULT 1024 NOT NULL,
-    part_of text,
-    part_link text,
-    chosen text[] DEFAULT '{}'::text[] NOT NULL,
-    narrow boolean DEFAULT false NOT NULL,
-    access_of text,
-    access_link text,
-    lookup text,
-    lookup_types oid[],
-    marks text[] DEFAULT '{}'::text[] NOT NULL,
-    large_null jsonb,
-    others_null jsonb,
-    large_columns text[],
-    large_nulls text[],
-    names_size integer DEFAULT 0 NOT NULL,
-    doorbell text DEFAULT 'adaptive'::text NOT NULL,
-    slot_seconds double precision DEFAULT 100800 NOT NULL,
-    CONSTRAINT hidden_is_hidden CHECK ((NOT (hidden_columns && (key_columns || access_columns)))),
-    CONSTRAINT module_event_check CHECK ((event ~ '^[A-Z][A-Z0-9_]{0,62}$'::text)),
-    CONSTRAINT module_key_columns_check CHECK ((cardinality(key_columns) > 0)),
-    CONSTRAINT module_large_from_check CHECK ((large_from > 0)),
-    CONSTRAINT module_name CHECK (((module ~ '^[a-z_][a-z0-9_]{0,62}$'::text) AND (module <> ALL (ARRAY['user'::text, 'team'::text, 'broker'::text])))),
-    CONSTRAINT module_slot_seconds_check CHECK ((slot_seconds > (0)::double precision)),
-    CONSTRAINT part_whole CHECK (((part_of IS NULL) = (part_link IS NULL)))
-);
-ALTER TABLE crm_relay.module OWNER TO postgres;
-COMMENT ON TABLE crm_relay.module IS 'the registry: one row for each watched table; written by crm_relay.watch() and unwatch()';
-COMMENT ON COLUMN crm_relay.module.module IS 'name of the module in rooms and events, such as listings';
-COMMENT ON COLUMN crm_relay.module.event IS 'name of the module in event types, such as LISTING';
-COMMENT ON COLUMN crm_relay.module.relation IS 'the watched table';
-COMMENT ON COLUMN crm_relay.module.key_columns IS 'the columns that make a record''s id; more than one: the id is a JSON array of texts';
-COMMENT ON COLUMN crm_relay.module.access_columns IS 'columns that decide who may see a record and in which scope rooms it is';
-COMMENT ON COLUMN crm_relay.module.hidden_columns IS 'columns that never leave the table: in no journal row, event or log';
-COMMENT ON COLUMN crm_relay.module.quiet_columns IS 'columns whose change alone is no event';
-COMMENT ON COLUMN crm_relay.module.large_from IS 'a column that an update leaves as it was is left out of the images from this many bytes on';
-COMMENT ON COLUMN crm_relay.module.part_of IS 'the module whose records this table''s rows belong to; null for a table of its own';
-COMMENT ON COLUMN crm_relay.module.part_link IS 'the column of that module''s table that names the row of this one';
-COMMENT ON COLUMN crm_relay.module.chosen IS 'which of these were chosen by whoever watched the table; the others follow the table when it is watched again';
-COMMENT ON COLUMN crm_relay.module.narrow IS 'of a table that says who users are: only key and access columns are journaled, when one of them changed, and nobody can subscribe to it';
-COMMENT ON COLUMN crm_relay.module.access_of IS 'the module on whose records it depends, too, who may see this one''s, such as leads for appointments';
-COMMENT ON COLUMN crm_relay.module.access_link IS 'the column of this table that names that module''s record, such as lead_id';
-COMMENT ON COLUMN crm_relay.module.lookup IS 'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
-COMMENT ON COLUMN crm_relay.module.lookup_types IS 'the types of those columns when it was made: with others it is not run';
-COMMENT ON COLUMN crm_relay.module.marks IS 'the columns that say by themselves which record it is and who made the change: id where it alone is the key; and those of version, last_modified_by, deleted_by, created_by and user_id that the table has and that are not hidden';
-COMMENT ON COLUMN crm_relay.module.large_null IS 'an object with each column that may be stored out of line, is shown and decides nothing (json, jsonb, xml, bytea) as null: an update that changed none of them is rendered so; null where there is none';
-COMMENT ON COLUMN crm_relay.module.others_null IS 'an object with each column that is not of these and decides nothing as null: two rows that are the same so differ in nothing that is large or decides';
-COMMENT ON COLUMN crm_relay.module.large_columns IS 'the columns in large_null';
-COMMENT ON COLUMN crm_relay.module.large_nulls IS 'what large_null makes of an image, such as ,"people":null';
-COMMENT ON COLUMN crm_relay.module.names_size IS 'bytes of an image that are not values, at least: one that is not larger than this and large_from has nothing large';
-COMMENT ON COLUMN crm_relay.module.doorbell IS 'as crm_relay.setting.doorbell';
-COMMENT ON COLUMN crm_relay.module.slot_seconds IS 'how many seconds fall into one slot of the journal''s ring, by crm_relay.setting.retention';
 CREATE FUNCTION crm_relay.key_condition(watched crm_relay.module) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -827,57 +853,6 @@ end
 $$;
 ALTER FUNCTION crm_relay.known(claims text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.known(claims text) IS 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
-CREATE FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) RETURNS record
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-  with columns (name, place, can_be_large, says_who, is_hidden) as (
-    select a.attname::text, a.attnum, a.atttypid in ('json'::regtype, 'jsonb'::regtype, 'xml'::regtype, 'bytea'::regtype),
-           a.attname in ('version', 'last_modified_by', 'deleted_by', 'created_by', 'user_id') and not watched.narrow,
-           a.attname = any (watched.hidden_columns)
-      from pg_attribute a
-     where a.attrelid = watched.relation and a.attnum > 0 and not a.attisdropped
-  ), undecided as (
-    select c.name, c.place, c.can_be_large and not c.says_who and not c.is_hidden as is_large
-      from columns c where c.name <> all (watched.key_columns || watched.access_columns)
-  )
-  select (select coalesce(array_agg(c.name order by c.place), '{}') from columns c
-           where c.says_who and not c.is_hidden or c.name = 'id' and watched.key_columns = '{id}'),
-         (select jsonb_object_agg(u.name, null) from undecided u where u.is_large),
-         (select jsonb_object_agg(u.name, null) from undecided u where not u.is_large),
-         (select array_agg(u.name order by u.place) from undecided u where u.is_large),
-         (select array_agg(',' || to_json(u.name)::text || ':null' order by u.place) from undecided u where u.is_large),
-         (select coalesce(sum(octet_length(to_json(c.name)::text) + 2), 0) from columns c where not c.is_hidden and not c.can_be_large),
-         coalesce(s.doorbell, 'adaptive'), crm_relay.slot_seconds(coalesce(s.retention, '7 days'))
-    from (values (true)) as one (row) left join crm_relay.setting s on true -- written last by a first installation
-$$;
-ALTER FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) IS 'what capture() goes by: made of a row of the registry, of its table''s columns and of the settings, and kept in that row';
-CREATE FUNCTION crm_relay.make() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-  -- whoever changes them meanwhile comes before this, or after
-  perform from crm_relay.setting for share;
-  select o.* into new.marks, new.large_null, new.others_null, new.large_columns, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
-    from crm_relay.made_of(new) o;
-  return new;
-end
-$$;
-ALTER FUNCTION crm_relay.make() OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.make() IS 'before a row of the registry is written: what is made of it, see made_of()';
-CREATE FUNCTION crm_relay.make_all() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-  update crm_relay.module m set module = m.module;
-  return null;
-end
-$$;
-ALTER FUNCTION crm_relay.make_all() OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.make_all() IS 'after an update of the settings: the registry goes by them, too';
 CREATE FUNCTION crm_relay.may_enter(principal jsonb, room text) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1135,12 +1110,9 @@ CREATE FUNCTION crm_relay.record_id(image json, key_columns text[]) RETURNS text
 declare
   id text;
 begin
-  if exists (select from unnest(key_columns) k where image -> k is null) then
-    return null; -- a column that has another name by now
-  end if;
   if cardinality(key_columns) = 1 then
-    id := coalesce(image ->> key_columns[1], '');
-  else
+    id := coalesce(image ->> key_columns[1], case when image -> key_columns[1] is not null then '' end);
+  elsif not exists (select from unnest(key_columns) k where image -> k is null) then
     id := array_to_json(array(
       select image ->> key_column
         from unnest(key_columns) with ordinality as keys (key_column, place)
@@ -1150,7 +1122,7 @@ begin
 end
 $$;
 ALTER FUNCTION crm_relay.record_id(image json, key_columns text[]) OWNER TO crm_relay_capture;
-COMMENT ON FUNCTION crm_relay.record_id(image json, key_columns text[]) IS 'a record''s id from its image: the key''s text; of several columns a JSON array of their texts; null if it has none that can be used';
+COMMENT ON FUNCTION crm_relay.record_id(image json, key_columns text[]) IS 'a record''s id from its image: the key''s text; of several columns a JSON array of their texts; null if it has none that can be used, or a column of it has another name by now';
 CREATE FUNCTION crm_relay.record_now(module text, id text) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1266,6 +1238,31 @@ end
 $$;
 ALTER FUNCTION crm_relay.redact(module text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.redact(module text) IS 'takes the columns of a module that are hidden now out of journal rows that were written before, and makes history another; returns the number of rows';
+CREATE FUNCTION crm_relay.refresh_module() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  -- whoever changes them meanwhile comes before this, or after
+  perform from crm_relay.setting for share;
+  select o.* into new.marks, new.large_null, new.others_null, new.large_columns, new.large_nulls, new.names_size, new.doorbell, new.slot_seconds
+    from crm_relay.goes_by(new) o;
+  return new;
+end
+$$;
+ALTER FUNCTION crm_relay.refresh_module() OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.refresh_module() IS 'before a row of the registry is written: what capture() goes by is made anew';
+CREATE FUNCTION crm_relay.refresh_modules() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  update crm_relay.module m set module = m.module;
+  return null;
+end
+$$;
+ALTER FUNCTION crm_relay.refresh_modules() OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.refresh_modules() IS 'after an update of the settings: the registry goes by them, too';
 CREATE FUNCTION crm_relay.renew() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1645,7 +1642,7 @@ CREATE FUNCTION crm_relay.verify_columns() RETURNS SETOF crm_relay.finding
          'changes are told, but not as well: no actor, or large columns whole',
          crm_relay.watch_command(g.relation)
     from gone g
-   cross join lateral crm_relay.made_of(g.registered) o
+   cross join lateral crm_relay.goes_by(g.registered) o
    where names_gone = '{}'
      and ((o.marks, o.large_null, o.doorbell, o.slot_seconds) is distinct from (g.marks, g.large_null, g.doorbell, g.slot_seconds)
           or g.large_null is not null and o.others_null is distinct from g.others_null)
@@ -2975,10 +2972,10 @@ CREATE TRIGGER "!crm_relay" AFTER INSERT OR DELETE OR UPDATE ON crm_relay.canary
 COMMENT ON TRIGGER "!crm_relay" ON crm_relay.canary IS 'crm-relay: writes each change to crm_relay.change';
 CREATE TRIGGER "!crm_relay_truncate" AFTER TRUNCATE ON crm_relay.canary FOR EACH STATEMENT EXECUTE FUNCTION crm_relay.capture_truncate('crm_relay_canary');
 COMMENT ON TRIGGER "!crm_relay_truncate" ON crm_relay.canary IS 'crm-relay: tells everybody to fetch anew';
-CREATE TRIGGER make BEFORE INSERT OR UPDATE ON crm_relay.module FOR EACH ROW EXECUTE FUNCTION crm_relay.make();
-ALTER TABLE crm_relay.module ENABLE ALWAYS TRIGGER make;
-CREATE TRIGGER make_all AFTER UPDATE OF doorbell, retention ON crm_relay.setting FOR EACH STATEMENT EXECUTE FUNCTION crm_relay.make_all();
-ALTER TABLE crm_relay.setting ENABLE ALWAYS TRIGGER make_all;
+CREATE TRIGGER refresh_module BEFORE INSERT OR UPDATE ON crm_relay.module FOR EACH ROW EXECUTE FUNCTION crm_relay.refresh_module();
+ALTER TABLE crm_relay.module ENABLE ALWAYS TRIGGER refresh_module;
+CREATE TRIGGER refresh_modules AFTER UPDATE OF doorbell, retention ON crm_relay.setting FOR EACH STATEMENT EXECUTE FUNCTION crm_relay.refresh_modules();
+ALTER TABLE crm_relay.setting ENABLE ALWAYS TRIGGER refresh_modules;
 ALTER TABLE ONLY crm_relay.module
     ADD CONSTRAINT module_part_of_fkey FOREIGN KEY (part_of) REFERENCES crm_relay.module(module);
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_audit;
@@ -3008,6 +3005,8 @@ GRANT ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, i
 GRANT ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.fingerprint(function oid) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.fingerprint(function oid) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.goes_by(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.goes_by(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.image(record anyelement) TO crm_relay_capture;
@@ -3021,8 +3020,6 @@ GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_r
 GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_audit;
-GRANT ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) TO crm_relay_audit;
@@ -3159,6 +3156,7 @@ REVOKE ALL ON FUNCTION crm_relay.enters(principal jsonb, room text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.epoch() FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.equals(column_name text, type oid, given text, is_any boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.fingerprint(function oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.goes_by(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.heirs_of(module text, ids text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.image(record anyelement) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, marks text[], large jsonb, others jsonb, OUT made crm_relay.made) FROM PUBLIC;
@@ -3166,9 +3164,6 @@ REVOKE ALL ON FUNCTION crm_relay.is_private(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.known(claims text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.made_of(watched crm_relay.module, OUT marks text[], OUT large_null jsonb, OUT others_null jsonb, OUT large_columns text[], OUT large_nulls text[], OUT names_size integer, OUT doorbell text, OUT slot_seconds double precision) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.make() FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.make_all() FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) FROM PUBLIC;
@@ -3187,6 +3182,8 @@ REVOKE ALL ON FUNCTION crm_relay.record_id(image json, key_columns text[]) FROM 
 REVOKE ALL ON FUNCTION crm_relay.record_now(module text, id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.records_of(part crm_relay.module, ids text[], OUT record_ids text[], OUT record_images json[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.redact(module text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.refresh_module() FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.refresh_modules() FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.renew() FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.ring(module text, doorbell text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.rooms_of(module text, image json) FROM PUBLIC;
