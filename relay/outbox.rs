@@ -5,8 +5,9 @@
 //! slows no one else, and comes back with its cursor.
 //!
 //! All that waits goes out in one vectored write, of whoever comes first: what the connection itself has to
-//! say is written by its task, what many get by few tasks of the [`Post`]. A socket that takes no more is
-//! left to the connection's task, which waits for it.
+//! say is written by its task, what many get by few tasks of the [`Post`], and what few get, while nothing
+//! else is to be told, by whoever tells it. A socket that takes no more is left to the connection's task,
+//! which waits for it.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -213,6 +214,46 @@ impl Outbox {
         }
         queue.frames.push_back(frame);
         Some(!std::mem::replace(&mut queue.is_tended, true))
+    }
+
+    /// Writes a frame at once where nothing waits before it; else it is put behind that. `now` is this moment,
+    /// asked for once for all who get the frame.
+    pub fn send(&self, frame: &Frame, now: Instant) {
+        if !self.write_first(frame, now) {
+            self.push(frame.clone());
+        }
+    }
+
+    /// False if something waits before it, or may.
+    fn write_first(&self, frame: &Frame, now: Instant) -> bool {
+        let Some(exit) = &self.exit else {
+            return false;
+        };
+        let Ok(mut leaving) = exit.leaving.try_lock() else {
+            return false;
+        };
+        let mut queue = lock(&self.queue);
+        if queue.closed.is_some() || !queue.frames.is_empty() || !leaving.frames.is_empty() {
+            return false;
+        }
+        if !frame.is_control() {
+            queue.told_at = now;
+        }
+        // what is put in from here on is written after it: whoever does must lock what is leaving
+        drop(queue);
+        let form = exit.form(frame);
+        let written = exit.socket.try_write(&[IoSlice::new(form)]).unwrap_or(0);
+        if written == form.len() && matches!(exit.socket.flush(), Ok(true)) {
+            leaving.written += 1;
+            return true;
+        }
+        lock(&self.queue).bytes += cost(frame);
+        leaving.frames.push_back(frame.clone());
+        leaving.begun = written;
+        drop(leaving);
+        // the connection's own task waits for the socket, or finds out what is wrong with it
+        self.filled.notify_one();
+        true
     }
 
     /// Puts what a client missed behind what waits, all at once. It was asked for, and whoever put it
@@ -430,6 +471,9 @@ impl Post {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
     use crate::frame;
 
@@ -508,14 +552,58 @@ mod tests {
         assert_eq!(taken.len(), 2);
     }
 
-    /// Frames of many sizes from the post and from the connection's own task, at once, to a client that
-    /// is slower: each whole, in order, none lost, and at the end nothing is counted as waiting.
+    async fn client_and_socket() -> (TcpStream, Arc<Socket>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::try_join!(client, listener.accept()).unwrap();
+        (client, Arc::new(Socket::from(accepted.0)))
+    }
+
+    /// As a connection's task does.
+    async fn write_on(outbox: Arc<Outbox>, socket: Arc<Socket>) {
+        loop {
+            match outbox.write().unwrap() {
+                true => outbox.filled().await,
+                false => socket.writable().await.unwrap(),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_socket_does_not_take_at_once_goes_out_before_what_comes_then() {
+        let frames = [vec![b'x'; 20 << 20], b"then".to_vec()].map(|text| frame::text(&text));
+        let (mut client, socket) = client_and_socket().await;
+        let outbox = Arc::new(Outbox::leading_to(socket.clone(), false, usize::MAX));
+        for frame in &frames {
+            outbox.send(frame, Instant::now());
+        }
+        let expected = frames.map(|frame| frame.plain().to_vec()).concat();
+        let task = tokio::spawn(write_on(outbox.clone(), socket));
+        let mut read = vec![0; expected.len()];
+        client.read_exact(&mut read).await.unwrap();
+        assert!(read == expected);
+        assert_eq!((outbox.frames_written(), outbox.bytes()), (2, 0));
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn what_a_socket_does_not_take_at_once_is_counted_and_somebody_is_sent_for_it() {
+        let frame = frame::text(&vec![b'x'; 20 << 20]);
+        let (_client, socket) = client_and_socket().await;
+        let outbox = Outbox::leading_to(socket, false, 1000);
+        outbox.send(&frame, Instant::now());
+        assert_eq!(outbox.bytes(), cost(&frame));
+        let is_woken = tokio::time::timeout(std::time::Duration::ZERO, outbox.filled());
+        assert!(is_woken.await.is_ok());
+        outbox.send(&frame, Instant::now());
+        assert_eq!(outbox.closed(), Some(Close::TOO_SLOW));
+    }
+
+    /// Frames of many sizes from the post, from the connection's own task and from who tells them, at once, to
+    /// a client that is slower: each whole, in order, none lost, and at the end nothing is counted as waiting.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn whoever_writes_frames_stay_whole_and_in_order() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
-        let (mut client, accepted) = tokio::try_join!(client, listener.accept()).unwrap();
-        let socket = Arc::new(Socket::from(accepted.0));
+        let (mut client, socket) = client_and_socket().await;
         let outbox = Arc::new(Outbox::leading_to(socket.clone(), false, usize::MAX));
         let sent: Vec<Vec<u8>> = (0..4000_usize)
             .map(|number| format!("{number:<width$}", width = number * 7 % 9000).into_bytes())
@@ -524,17 +612,7 @@ mod tests {
             .iter()
             .flat_map(|text| frame::text(text).plain().to_vec())
             .collect();
-        let task = tokio::spawn({
-            let outbox = outbox.clone();
-            async move {
-                loop {
-                    match outbox.write().unwrap() {
-                        true => outbox.filled().await,
-                        false => socket.writable().await.unwrap(),
-                    }
-                }
-            }
-        });
+        let task = tokio::spawn(write_on(outbox.clone(), socket));
         tokio::spawn({
             let outbox = outbox.clone();
             async move {
@@ -543,6 +621,7 @@ mod tests {
                     for text in texts {
                         match number % 5 {
                             0 => _ = outbox.push(frame::text(text)),
+                            1 => outbox.send(&frame::text(text), Instant::now()),
                             _ => post.put(&outbox, frame::text(text)),
                         }
                     }
@@ -554,7 +633,7 @@ mod tests {
             }
         });
         let mut read = vec![0; expected.len()];
-        let reading = tokio::io::AsyncReadExt::read_exact(&mut client, &mut read);
+        let reading = client.read_exact(&mut read);
         let within = std::time::Duration::from_secs(60);
         tokio::time::timeout(within, reading)
             .await

@@ -19,6 +19,7 @@ use std::time::SystemTime;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
@@ -66,6 +67,10 @@ pub struct Rooms {
     disconnected: HashMap<String, SystemTime>,
     /// News that wait until the policy has answered.
     pending: Pending,
+    /// How many news have come that are not looked at yet.
+    more: usize,
+    /// Whether no other task runs while this one does.
+    is_alone: bool,
     /// Whether what the first of them changes of access, and which rooms it floods, is known already.
     begun: bool,
     traffic: Traffic,
@@ -131,6 +136,8 @@ impl Rooms {
             access: Access::open(),
             disconnected: HashMap::new(),
             pending: Pending::new(),
+            more: 0,
+            is_alone: false,
             begun: false,
             traffic: Traffic::default(),
             feed: Feed::default(),
@@ -156,6 +163,7 @@ impl Rooms {
         mut news: mpsc::Receiver<Command>,
     ) {
         let mut is_over = false;
+        self.is_alone = Handle::current().metrics().num_workers() == 1;
         loop {
             let review_at = self.access.review_at;
             let takes_news = !is_over && self.pending.len() < MOST_PENDING;
@@ -168,11 +176,17 @@ impl Rooms {
                         }
                         self.obey(command);
                     }
-                    Some(command) => self.obey(command),
+                    Some(command) => {
+                        self.more = news.len();
+                        self.obey(command);
+                    }
                     None => break,
                 },
                 command = news.recv(), if takes_news => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => {
+                        self.more = news.len();
+                        self.obey(command);
+                    }
                     None => is_over = true,
                 },
                 () = sleep_until(review_at.unwrap_or_else(Instant::now)), if review_at.is_some() => {

@@ -133,8 +133,14 @@ impl Socket {
     pub fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
         match (self.tls(), bytes) {
             (Some(mut tls), _) => tls.write(&self.stream, bytes),
-            // send(2), which costs the kernel less than writev(2)
-            (None, [one]) => self.stream.try_write(one),
+            // send(2), which costs the kernel less than writev(2); and only for a socket that is full is it
+            // looked up what tokio knows of it, which lies far from all else
+            (None, [one]) => match socket2::SockRef::from(&self.stream).send(one) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.try_write(one)
+                }
+                written => written,
+            },
             (None, _) => self.stream.try_write_vectored(bytes),
         }
     }

@@ -6,12 +6,21 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{ITSELF, Member, Membership, Room, Rooms};
 use crate::event::{self, Changed, Event, Seen, View};
 use crate::frame::{self, Frame};
-use crate::outbox::Post;
+use crate::outbox::{Outbox, Post};
 use crate::registry::holds;
+
+/// To so many of a room an event is written by the task of the rooms itself: that takes less than to have it
+/// done.
+const AT_ONCE: usize = 64;
+
+/// The same where no other task could do it meanwhile: some milliseconds of a processor that has nothing
+/// else to tell.
+const AT_ONCE_ALONE: usize = 1024;
 
 /// Of one transaction, what is put together until its end.
 #[derive(Default)]
@@ -20,6 +29,8 @@ struct Told {
     flooded: HashSet<Arc<str>>,
     /// Whether there are several events.
     several: bool,
+    /// To how many an event is written at once; to more of them, by the post.
+    at_once: usize,
     /// The frames of those who want transactions whole.
     whole: FxHashMap<Member, Vec<Frame>>,
     /// Who may no longer be in the room of which record.
@@ -32,6 +43,7 @@ impl Rooms {
         let mut told = Told {
             flooded: self.flooded(),
             several: events.len() > 1,
+            at_once: self.at_once(&events),
             ..Told::default()
         };
         for event in &events {
@@ -65,6 +77,17 @@ impl Rooms {
         self.end_upheaval(&events);
         self.feed.tell_else(&events);
         self.recent.push(events);
+    }
+
+    /// To how many of a room an event is written at once: to none while more is to be told, which then goes out
+    /// with it.
+    fn at_once(&self, events: &[Event]) -> usize {
+        // behind each transaction comes where it ends
+        match events.len() > 1 || self.pending.len() + self.more > 1 {
+            true => 0,
+            false if self.is_alone => AT_ONCE_ALONE,
+            false => AT_ONCE,
+        }
     }
 
     /// Forgets snapshots that this change came after: so do all that come now.
@@ -132,17 +155,20 @@ impl Rooms {
         let all_see = |room: &Room| room.all_see.get() == agreed;
         let is_scope = |room: &str| *room != changed.record_room;
         // one room is by far the most frequent: nobody can be in it twice
-        let mut views: FxHashMap<View, Vec<(Member, &Membership)>> = FxHashMap::default();
+        let mut views: FxHashMap<View, Vec<(Member, &Arc<Outbox>)>> = FxHashMap::default();
         let mut rooms: FxHashMap<View, Vec<&str>> = FxHashMap::default();
         if let [(name, room, seen)] = present[..] {
             let view = seen.by(true, true).map(Seen::view);
             if let Some(view) = view.filter(|_| all_see(room) && told.lost.is_empty()) {
-                views.insert(view, self.of(&room.members).collect());
+                let outboxes = self
+                    .of(&room.members)
+                    .map(|(member, known)| (member, &known.outbox));
+                views.insert(view, outboxes.collect());
             } else {
                 for (member, membership) in self.of(&room.members) {
                     if let Some(seen) = self.sees(member, membership, changed, name, seen, told) {
                         let view = views.entry(seen.view()).or_default();
-                        view.push((member, membership));
+                        view.push((member, &membership.outbox));
                     }
                 }
             }
@@ -170,7 +196,7 @@ impl Rooms {
             }
             for (member, (membership, seen)) in seen_by {
                 let view = views.entry(seen.view()).or_default();
-                view.push((member, membership));
+                view.push((member, &membership.outbox));
             }
         }
         let mut receivers = 0;
@@ -220,7 +246,7 @@ impl Rooms {
         &self,
         changed: &Changed,
         frame: &Frame,
-        members: &[(Member, &Membership)],
+        members: &[(Member, &Arc<Outbox>)],
         told: &mut Told,
     ) -> usize {
         let fresh = self.fresh.get(changed.record_room.as_str());
@@ -229,15 +255,24 @@ impl Rooms {
             changed.part().is_none() && seq.is_some_and(|&seq| changed.seq <= seq)
         };
         let mut receivers = 0;
-        for &(member, membership) in members.iter().filter(|(member, _)| !has_it(*member)) {
+        let is_at_once = members.len() <= told.at_once;
+        let now = Instant::now();
+        for &(member, outbox) in members.iter().filter(|(member, _)| !has_it(*member)) {
             receivers += 1;
-            if told.several && membership.transactions {
+            if is_at_once {
+                outbox.send(frame, now);
+            } else if told.several && self.wants_whole(member) {
                 told.whole.entry(member).or_default().push(frame.clone());
             } else {
-                told.post.put(&membership.outbox, frame.clone());
+                told.post.put(outbox, frame.clone());
             }
         }
         receivers
+    }
+
+    fn wants_whole(&self, member: Member) -> bool {
+        let membership = self.members.get(&member);
+        membership.is_some_and(|membership| membership.transactions)
     }
 
     fn deliver_whole(
