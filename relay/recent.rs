@@ -1,7 +1,7 @@
 //! Recent events, kept in memory, bounded in bytes, so that a thousand clients that come back at once
 //! do not read the journal a thousand times.
 //!
-//! Pure: no I/O. What is remembered is whole: every event of a transaction that [`Recent::start`] does
+//! Pure: no I/O. What is remembered is whole: every event of a transaction that `Recent::start` does
 //! not see and the relay has told.
 
 use std::collections::VecDeque;

@@ -132,7 +132,7 @@ async fn look(ground: &Ground, runs: usize) -> Vec<f64> {
             writer.join().expect("the writer");
             assert_eq!(heard.frames, changes, "frames were lost");
         }
-        let (looks, ms) = statements::like(&session, "%stretch%crm_relay.change c%").await;
+        let (looks, ms) = statements::like(&session, "%c.record_image%crm_relay.change c%").await;
         statements::rest(&session).await;
         eprintln!("  {looks} looks, {:.3} ms each", ms / looks);
         found.push(ms / looks);

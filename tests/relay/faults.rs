@@ -276,12 +276,25 @@ async fn a_poll_reads_the_index_and_only_what_is_new() {
     let txid = database
         .value("insert into leads (first_name) values ('new') returning pg_current_xact_id()")
         .await;
+    let txid: i64 = txid.parse().unwrap();
+    let read = (
+        crm_relay::journal::READ,
+        format!("'{{{txid}}}', '{{{}}}'", txid + 1),
+    );
+    let seq = database
+        .value("select max(seq) from crm_relay.change")
+        .await;
+    let glance = (crm_relay::journal::GLANCE, format!("{txid}, {seq}, 66"));
+    let mut plans = Vec::new();
     // without statistics and with them: the plan must not depend on them
-    let unknown = plan_of_read(&database, &txid).await;
-    database.execute("analyze crm_relay.change").await;
-    let known = plan_of_read(&database, &txid).await;
-    for plan in [unknown, known] {
-        assert!(!plan.contains("Seq Scan"), "{plan}");
+    for statistics in ["", "analyze crm_relay.change"] {
+        database.execute(statistics).await;
+        for (statement, of) in [&read, &glance] {
+            plans.push(plan(&database, statement, of).await);
+        }
+    }
+    for plan in plans {
+        assert!(!plan.contains("Seq Scan on change"), "{plan}");
         assert!(!plan.contains("Rows Removed"), "{plan}");
         assert!(plan.contains("Index Scan"), "{plan}");
         let read: u64 = plan
@@ -295,27 +308,18 @@ async fn a_poll_reads_the_index_and_only_what_is_new() {
     }
 }
 
-/// How Postgres reads the changes of one transaction for the relay.
-async fn plan_of_read(database: &Database, txid: &str) -> String {
-    let (first, beyond) = (
-        txid.parse::<i64>().unwrap(),
-        txid.parse::<i64>().unwrap() + 1,
-    );
+/// How Postgres reads the journal for the relay.
+async fn plan(database: &Database, statement: &str, of: &str) -> String {
     let session = database.connect().await;
     session
         .batch_execute(crm_relay::journal::READ_SETTINGS)
         .await
         .unwrap();
     session
-        .batch_execute(&format!(
-            "prepare read (bigint[], bigint[]) as {}",
-            crm_relay::journal::READ
-        ))
+        .batch_execute(&format!("prepare read as {statement}"))
         .await
         .unwrap();
-    let explain = format!(
-        "explain (analyze, buffers, timing off) execute read ('{{{first}}}', '{{{beyond}}}')"
-    );
+    let explain = format!("explain (analyze, buffers, timing off) execute read ({of})");
     let plan: Vec<String> = session
         .query(&explain, &[])
         .await

@@ -18,6 +18,7 @@ mod doorbell;
 mod edge;
 mod explain;
 mod faults;
+mod glance;
 mod harness;
 mod histories;
 mod leak;
