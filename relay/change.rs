@@ -1,9 +1,9 @@
 //! A change: one row of the journal, as it was written in the CRM's own transaction.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::registry::RoomSet;
 use crate::standing::{Heir, Standing};
 
 /// What happened to a record.
@@ -81,19 +81,18 @@ pub struct Change {
 
 impl Change {
     /// Whether any of these rooms has to do with it.
-    pub fn concerns(&self, rooms: &HashSet<&str>) -> bool {
+    pub fn concerns(&self, rooms: &RoomSet<'_>) -> bool {
         let standings = self.before.iter().chain(&self.after);
         let scopes = standings.flat_map(|standing| &standing.rooms);
         let mut heirs = self.heirs.iter();
         self.action == Action::Truncated
             || heirs.any(|heir| {
-                rooms.contains(heir.room.as_str())
-                    || heir.rooms.iter().any(|room| rooms.contains(room.as_str()))
+                rooms.has(heir.room.as_str())
+                    || heir.rooms.iter().any(|room| rooms.has(room.as_str()))
             })
-            || rooms.contains(format!("{}:{}", self.module, self.record_id).as_str())
+            || rooms.has(format!("{}:{}", self.module, self.record_id).as_str())
             || scopes.into_iter().any(|room: &String| {
-                rooms.contains(room.as_str())
-                    || rooms.contains(format!("{room}/{}", self.module).as_str())
+                rooms.has(room.as_str()) || rooms.has(format!("{room}/{}", self.module).as_str())
             })
     }
 }

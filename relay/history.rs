@@ -16,7 +16,7 @@ use crate::journal::{Journal, RecordNow, Verdict};
 use crate::order;
 use crate::policy::Placement;
 use crate::reader::events;
-use crate::registry::Registry;
+use crate::registry::{Registry, RoomSet};
 use crate::replay::MOST_OF_A_ROOM;
 use crate::rooms::Missed;
 use crate::snapshot::{Cursor, Place};
@@ -132,8 +132,7 @@ impl History {
             self.placement.place(&mut changes, &registry).await?;
             until
         } else {
-            let wanted: std::collections::HashSet<&str> =
-                rooms.iter().map(String::as_str).collect();
+            let wanted = RoomSet::of(rooms);
             let mut batch = journal.read(&since.position).await?;
             let registry = self.registry.borrow().clone();
             let mut unplaced = Vec::new();

@@ -153,6 +153,44 @@ impl Registry {
     }
 }
 
+/// The rooms that somebody asks for. They are looked up for each room of each event that may concern them, a
+/// thousand times for everybody who comes back: in a sorted list, as most ask for a few, and a hash of each
+/// room costs more than to compare it with those.
+#[derive(Debug, Clone)]
+pub struct RoomSet<'a>(Vec<&'a str>);
+
+impl<'a> RoomSet<'a> {
+    /// These, each once.
+    pub fn of(rooms: impl IntoIterator<Item = &'a String>) -> RoomSet<'a> {
+        let mut rooms: Vec<&str> = rooms.into_iter().map(String::as_str).collect();
+        rooms.sort_unstable();
+        rooms.dedup();
+        RoomSet(rooms)
+    }
+
+    /// Whether a room is one of them.
+    pub fn has(&self, room: &str) -> bool {
+        self.get(room).is_some()
+    }
+
+    /// The one of them that is this room.
+    pub fn get(&self, room: &str) -> Option<&'a str> {
+        Some(self.0[self.0.binary_search(&room).ok()?])
+    }
+
+    /// All of them, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> {
+        self.0.iter().copied()
+    }
+
+    /// All but these of them, which are sorted.
+    #[must_use]
+    pub fn without(mut self, rooms: &[&str]) -> RoomSet<'a> {
+        self.0.retain(|room| rooms.binary_search(room).is_err());
+        self
+    }
+}
+
 /// Whether a room is a scope's, which holds many records.
 pub fn is_scope(room: &str) -> bool {
     room.split_once(':')
@@ -236,5 +274,17 @@ mod tests {
         ] {
             assert_eq!(registry.has_room(room), good, "{room}");
         }
+    }
+
+    #[test]
+    fn a_set_of_rooms_has_those_and_no_others() {
+        let asked = ["listings:2", "listings:1", "team:7", "listings:1"].map(str::to_owned);
+        let rooms = RoomSet::of(&asked);
+        let all: Vec<&str> = rooms.iter().collect();
+        assert_eq!(all, ["listings:1", "listings:2", "team:7"]);
+        assert!(rooms.has("team:7") && !rooms.has("team:70") && !rooms.has("listings:"));
+        let rest = rooms.without(&["listings:1", "team:7"]);
+        let rest: Vec<&str> = rest.iter().collect();
+        assert_eq!(rest, ["listings:2"]);
     }
 }

@@ -10,7 +10,7 @@ use crate::diff::quoted;
 use crate::event::{self, Changed, Event, Seen};
 use crate::frame::{self, Frame};
 use crate::journal::RecordNow;
-use crate::registry::{holds, is_scope, within};
+use crate::registry::{RoomSet, holds, is_scope, within};
 
 /// Most events that one room gets; with more it is told to fetch anew.
 pub const MOST_OF_A_ROOM: usize = 1000;
@@ -53,12 +53,14 @@ impl Replay {
         most_bytes: usize,
         eyes: &dyn Eyes,
     ) -> Replay {
-        let mut wanted: HashSet<&str> = rooms.iter().map(String::as_str).collect();
+        let wanted = RoomSet::of(rooms);
         let mut replay = Replay::default();
-        for (room, reason) in too_much(missed, &wanted, eyes) {
-            wanted.remove(room);
-            replay.resync.push(json!({"room": room, "reason": reason}));
-        }
+        let too_much = too_much(missed, &wanted, eyes);
+        let told = too_much.iter();
+        let told = told.map(|(room, reason)| json!({"room": room, "reason": reason}));
+        replay.resync.extend(told);
+        let too_much: Vec<&str> = too_much.into_iter().map(|(room, _)| room).collect();
+        let wanted = wanted.without(&too_much);
         let mut bytes = 0;
         for events in missed {
             let mut frames = Vec::new();
@@ -69,7 +71,7 @@ impl Replay {
                 let mut seen: Option<Seen> = None;
                 let mut scopes = Vec::new();
                 let (before, after) = eyes.see(changed);
-                for (room, in_room) in changed.rooms().filter(|(room, _)| wanted.contains(room)) {
+                for (room, in_room) in changed.rooms().filter(|(room, _)| wanted.has(room)) {
                     let Some(by_room) = in_room.by(before, after) else {
                         continue;
                     };
@@ -89,7 +91,7 @@ impl Replay {
             bytes += frames.iter().map(Frame::size).sum::<usize>();
             if bytes > most_bytes {
                 replay.frames.clear();
-                let rest = rooms.iter().filter(|room| wanted.contains(room.as_str()));
+                let rest = rooms.iter().filter(|room| wanted.has(room));
                 let told = rest.map(|room| json!({"room": room, "reason": "too_many_changes"}));
                 replay.resync.extend(told);
                 break;
@@ -127,10 +129,10 @@ pub fn snapshot(record: &RecordNow, cursor: &str) -> Frame {
     frame::text(text.as_bytes())
 }
 
-/// The rooms of which more was missed than can be told one by one.
+/// The rooms of which more was missed than can be told one by one, sorted.
 fn too_much<'a>(
     missed: &[Vec<&'a Event>],
-    wanted: &HashSet<&'a str>,
+    wanted: &RoomSet<'a>,
     eyes: &dyn Eyes,
 ) -> Vec<(&'a str, &'static str)> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -142,9 +144,9 @@ fn too_much<'a>(
                 // their own changes say nothing of how the one that they depend on stood then
                 let heirs = changed.heirs().iter();
                 let heirs = heirs.flat_map(|heir| heir.rooms.iter().chain([&heir.room]));
-                moved.extend(heirs.filter_map(|room| wanted.get(room.as_str())));
+                moved.extend(heirs.filter_map(|room| wanted.get(room)));
                 for (room, _) in changed.rooms() {
-                    if let Some(&room) = wanted.get(room) {
+                    if let Some(room) = wanted.get(room) {
                         *counts.entry(room).or_default() += 1;
                     }
                 }
@@ -161,7 +163,7 @@ fn too_much<'a>(
             Event::Disconnected { .. } => {}
         }
     }
-    let judged = wanted.iter().filter_map(|&room| {
+    let judged = wanted.iter().filter_map(|room| {
         if upheaved.iter().any(|module| holds(room, module)) {
             return Some((room, "truncated"));
         }

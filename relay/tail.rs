@@ -19,7 +19,7 @@ use crate::journal::{Entry, Filter};
 use crate::order;
 use crate::policy::Placement;
 use crate::postgres::Database;
-use crate::registry::{self, Registry};
+use crate::registry::{self, Registry, RoomSet};
 use crate::terminal::{Style, shortened, visible, visible_json};
 
 /// About how many characters of fields a line has.
@@ -137,7 +137,7 @@ impl Wanted {
         if (registry.module(&change.module)).is_none_or(|module| module.is_narrow) {
             return false;
         }
-        let rooms: HashSet<&str> = self.rooms.iter().map(String::as_str).collect();
+        let rooms = RoomSet::of(&self.rooms);
         match change.action {
             Action::Truncated => (rooms.iter()).any(|room| registry::holds(room, &change.module)),
             _ => change.concerns(&rooms),

@@ -1,7 +1,6 @@
 //! How a subscription becomes live: the client is answered, told what it missed and put into its rooms
 //! in one step, so that nothing comes between.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -11,6 +10,7 @@ use super::{Beginning, ITSELF, Member, Missed, Reply, Rooms, Subscribe};
 use crate::event::Event;
 use crate::frame;
 use crate::recent::Found;
+use crate::registry::RoomSet;
 use crate::replay::{self, Replay};
 use crate::snapshot::Cursor;
 
@@ -126,13 +126,12 @@ impl Rooms {
         if since.is_empty() {
             return Admission::Now;
         }
-        let wanted: HashSet<&str> = subscribe.rooms.iter().map(String::as_str).collect();
-        let wanted = |room: &str| wanted.contains(room);
+        let wanted = RoomSet::of(&subscribe.rooms);
         let is_concerned = |event: &&Event| match event {
             Event::Changed(changed) => {
                 let (before, after) = changed.standings();
-                before != after && wanted(&changed.record_room)
-                    || changed.heirs().iter().any(|heir| wanted(&heir.room))
+                before != after && wanted.has(&changed.record_room)
+                    || changed.heirs().iter().any(|heir| wanted.has(&heir.room))
             }
             // their own, or that of a record's owner
             Event::UserChanged { .. } => true,
@@ -214,11 +213,10 @@ impl Rooms {
             return Ok(Replay::default());
         };
         // most of it is nothing to this client, and is looked at once
-        let wanted: HashSet<&str> = rooms.iter().map(String::as_str).collect();
+        let wanted = RoomSet::of(rooms);
         let concerns = |event: &&&Event| match event {
             Event::Changed(changed) => {
-                !changed.heirs().is_empty()
-                    || changed.rooms().any(|(room, _)| wanted.contains(room))
+                !changed.heirs().is_empty() || changed.rooms().any(|(room, _)| wanted.has(room))
             }
             Event::Truncated { .. } | Event::UserChanged { .. } | Event::Disconnected { .. } => {
                 true
@@ -234,7 +232,7 @@ impl Rooms {
             let mut doubts = Doubts::default();
             for event in missed.iter().flatten() {
                 if let Event::Changed(changed) = event
-                    && changed.rooms().any(|(room, _)| wanted.contains(room))
+                    && changed.rooms().any(|(room, _)| wanted.has(room))
                 {
                     self.access.doubt(who, changed, &mut doubts);
                 }
