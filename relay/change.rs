@@ -80,6 +80,12 @@ pub struct Change {
 }
 
 impl Change {
+    /// Bytes of the row's images, before and after.
+    pub fn image_bytes(&self) -> usize {
+        let images = self.old_image.iter().chain(&self.new_image);
+        images.map(String::len).sum()
+    }
+
     /// Whether any of these rooms has to do with it.
     pub fn concerns(&self, rooms: &RoomSet<'_>) -> bool {
         let standings = self.before.iter().chain(&self.after);

@@ -436,8 +436,7 @@ impl Changed {
 
     /// Bytes that it keeps in memory, about.
     pub fn size(&self) -> usize {
-        let image = |image: &Option<String>| image.as_ref().map_or(0, String::len);
-        2 * self.body.len() + image(&self.change.old_image) + image(&self.change.new_image) + 1024
+        2 * self.body.len() + self.change.image_bytes() + 1024
     }
 
     /// The key columns alone; of a part's record, which is not in the image, its id.

@@ -184,8 +184,7 @@ impl<'a, L: Listener> Follower<'a, L> {
                 let is_printed =
                     entry.change.txid == first as u64 && Some(entry.change.seq) <= printed_seq;
                 if !is_printed {
-                    let size = |image: &Option<String>| image.as_ref().map_or(0, String::len);
-                    bytes += size(&entry.change.old_image) + size(&entry.change.new_image);
+                    bytes += entry.change.image_bytes();
                     piece.push(entry);
                 }
             }

@@ -505,8 +505,7 @@ impl Reader {
                 transactions = 0;
                 self.reach(position).await?;
             }
-            let size = |image: &Option<String>| image.as_ref().map_or(0, String::len);
-            bytes += size(&change.old_image) + size(&change.new_image);
+            bytes += change.image_bytes();
             held.push(change);
         }
         self.hand_on(held).await?;

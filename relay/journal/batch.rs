@@ -51,8 +51,9 @@ pub const GLANCE: &str = "
      where c.txid >= $1::bigint::text::xid8 and (c.txid > $1::bigint::text::xid8 or c.seq = $2)
      limit $3";
 
-/// Most rows that a glance takes in.
+/// Most rows that a glance takes in, and most bytes of images: it holds them all at once.
 const FEW: usize = 64;
+const FEW_BYTES: usize = 1 << 20;
 
 /// Whether a row that was read is still there.
 pub(super) const STANDS: &str = "select exists (select from crm_relay.change c where c.txid = $1::bigint::text::xid8 and c.seq = $2)";
@@ -182,24 +183,24 @@ impl Journal {
             return Ok(None);
         };
         let highest = position.highest();
-        let (first, last, most) = (highest as i64, witness as i64, FEW as i64 + 2);
-        let rows = (self.session.client)
-            .query(&self.glance, &[&first, &last, &most])
-            .await?;
-        if rows.len() > FEW + 1 {
-            return Ok(None);
-        }
+        // with the witness, and one that is too many
+        let most = FEW as i64 + 2;
+        let asked = [highest as i64, witness as i64, most];
+        let rows = self.session.client.query_raw(&self.glance, asked).await?;
+        let mut rows = std::pin::pin!(rows);
         let mut moment: Option<(Snapshot, u64)> = None;
-        let mut changes = Vec::new();
-        for row in &rows {
-            let change = change(row)?;
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await? {
+            let change = change(&row)?;
             if (change.txid, change.seq) == (highest, witness) {
-                moment = Some((
-                    row.get::<_, &str>(13).parse()?,
-                    row.get::<_, i64>(14) as u64,
-                ));
-            } else {
-                changes.push(change);
+                let pruned: i64 = row.get(14);
+                moment = Some((row.get::<_, &str>(13).parse()?, pruned as u64));
+                continue;
+            }
+            bytes += change.image_bytes();
+            changes.push(change);
+            if changes.len() > FEW || bytes > FEW_BYTES {
+                return Ok(None);
             }
         }
         let Some((snapshot, pruned)) = moment else {

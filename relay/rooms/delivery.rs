@@ -22,6 +22,9 @@ const AT_ONCE: usize = 64;
 /// else to tell.
 const AT_ONCE_ALONE: usize = 1024;
 
+/// A frame of more bytes is left to others all the same: who writes it may have to compress or encrypt it first.
+const LONG: usize = 64 * 1024;
+
 /// Of one transaction, what is put together until its end.
 #[derive(Default)]
 struct Told {
@@ -255,7 +258,7 @@ impl Rooms {
             changed.part().is_none() && seq.is_some_and(|&seq| changed.seq <= seq)
         };
         let mut receivers = 0;
-        let is_at_once = members.len() <= told.at_once;
+        let is_at_once = members.len() <= told.at_once && frame.size() <= LONG;
         let now = Instant::now();
         for &(member, outbox) in members.iter().filter(|(member, _)| !has_it(*member)) {
             receivers += 1;

@@ -4,7 +4,9 @@ use crm_relay::journal::Journal;
 use crm_relay::postgres;
 use crm_relay::snapshot::Position;
 
-use crate::harness::{Cluster, connect};
+use tokio::time::timeout;
+
+use crate::harness::{Cluster, DEADLINE, connect};
 
 /// A reader of a journal that nobody else writes to, as tests that share a server do.
 struct Reader {
@@ -117,6 +119,15 @@ async fn a_glance_is_not_enough_where_there_is_much_or_something_was_open() {
         reader.calm().await;
     }
 
+    // few rows of many bytes
+    let long = |lead: u32| update(lead).replace("'x'", "repeat('x', 400000)");
+    reader.dba.batch_execute(&long(1)).await.unwrap();
+    assert_eq!(reader.read().await, (vec![1], true));
+    reader.dba.batch_execute(&long(2)).await.unwrap();
+    reader.dba.batch_execute(&long(1)).await.unwrap();
+    assert_eq!(reader.read().await, (vec![2, 1], false));
+    reader.calm().await;
+
     // what is open, and may be large, is looked through once at most
     let open = connect(&cluster.url()).await;
     open.batch_execute(&format!("begin; {}", update(7)))
@@ -207,12 +218,13 @@ async fn a_glance_that_waits_for_a_slot_to_be_truncated_knows_that_it_was() {
         "begin; truncate {slot}; update crm_relay.setting set pruned_txid = pg_current_xact_id()"
     );
     prunes.batch_execute(&begun).await.unwrap();
-    let done = async {
+    let done = timeout(DEADLINE, async {
         let waits = "select from pg_locks where not granted and mode = 'AccessShareLock'";
         while reader.dba.query(waits, &[]).await.unwrap().is_empty() {}
         prunes.batch_execute("commit").await.unwrap();
-    };
-    let (read, ()) = tokio::join!(reader.journal.read(&reader.reached), done);
+    });
+    let (read, done) = tokio::join!(reader.journal.read(&reader.reached), done);
+    done.expect("it waits");
     let error = read.err().map(|error| error.to_string());
     assert_eq!(
         error.as_deref(),
