@@ -170,6 +170,69 @@ async fn a_glance_is_not_enough_where_there_is_much_or_something_was_open() {
     );
 }
 
+/// Whatever is open, ends or is undone between two looks: a reader that glances where it can, and one that
+/// never does, tell the same in the same order, and come to the same position.
+#[tokio::test]
+async fn a_glance_tells_what_a_read_tells() {
+    let cluster = Cluster::start().await;
+    let mut reader = Reader::of(&cluster).await;
+    let mut reached = reader.reached.clone();
+    let mut writers = Vec::new();
+    for _ in 0..3 {
+        writers.push((connect(&cluster.url()).await, false));
+    }
+    // a small generator of its own: the same in every run
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let database = postgres::Database::of(&cluster.url()).unwrap();
+    let (mut glances, mut told) = (0, 0);
+    for _ in 0..400 {
+        for _ in 0..random(4) {
+            let writer = random(3) as u32;
+            let (session, is_open) = &mut writers[writer as usize];
+            // each has sixty leads of its own, so that nobody waits
+            let first = writer * 60 + 1;
+            let one = update(first + random(60) as u32);
+            let all = format!(
+                "update leads set notes = coalesce(notes, '') || 'm' where right(id::text, 3)::int between {first} and {}",
+                first + 59
+            );
+            let statement = match (*is_open, random(12)) {
+                (true, 0..4) => "commit".to_owned(),
+                (true, 4) => "rollback".to_owned(),
+                (false, 0..2) => "begin".to_owned(),
+                (_, 5) => format!("{all}; {all}"),
+                _ => one,
+            };
+            session.batch_execute(&statement).await.unwrap();
+            *is_open = match &*statement {
+                "begin" => true,
+                "commit" | "rollback" => false,
+                _ => *is_open,
+            };
+        }
+        let (found, is_glance) = reader.read().await;
+        glances += usize::from(is_glance);
+        told += found.len();
+        let journal = Journal::open(database.session("other").await.unwrap());
+        let journal = journal.await.unwrap();
+        let mut batch = journal.read(&reached).await.unwrap();
+        let mut read = Vec::new();
+        while let Some(change) = batch.next().await.unwrap() {
+            read.push(change.record_id[24..].parse::<u32>().unwrap());
+        }
+        reached = batch.end().await.unwrap();
+        assert_eq!((found, &reader.reached), (read, &reached));
+    }
+    let both = (40..360).contains(&glances) && told > 1000;
+    assert!(both, "{glances} glances of 400, {told} changes");
+}
+
 #[tokio::test]
 async fn a_glance_sees_that_what_was_read_is_gone() {
     let cluster = Cluster::start().await;
