@@ -192,7 +192,7 @@ async fn a_glance_tells_what_a_read_tells() {
     let database = postgres::Database::of(&cluster.url()).unwrap();
     let (mut glances, mut told) = (0, 0);
     for _ in 0..400 {
-        for _ in 0..random(4) {
+        for _ in 0..random(10) {
             let writer = random(3) as u32;
             let (session, is_open) = &mut writers[writer as usize];
             // each has sixty leads of its own, so that nobody waits
