@@ -13,11 +13,11 @@ mod subscribing;
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
@@ -84,7 +84,9 @@ pub struct Rooms {
 /// A room.
 #[derive(Default)]
 struct Room {
-    members: FxHashSet<Member>,
+    /// Each with where its frames go: that is all that is looked at while everybody may see everything. In the order
+    /// in which they came, as their sockets lie in memory.
+    members: BTreeMap<Member, Arc<Outbox>>,
     /// By which knowledge all of them may see records that stand in which way: one after the other is looked
     /// up only where that is not so.
     all_see: Cell<Option<Agreed>>,

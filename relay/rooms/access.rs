@@ -333,7 +333,7 @@ impl Rooms {
                     continue;
                 }
                 let mut all_see = true;
-                for (member, membership) in self.of(&room.members) {
+                for (member, membership) in self.of(room) {
                     all_see &= match membership.who() {
                         Some(who) => self.access.doubt(who, changed, doubts),
                         None => member == ITSELF,
@@ -423,7 +423,7 @@ impl Rooms {
             .filter_map(|room| self.rooms.get_key_value(*room))
         {
             let mut known = HashSet::new();
-            for (_, membership) in self.of(&of_room.members) {
+            for (_, membership) in self.of(of_room) {
                 if let Some(who) = membership.who()
                     && known.insert(who.number)
                 {
@@ -534,7 +534,7 @@ impl Rooms {
         let mut told: FxHashMap<Member, Vec<serde_json::Value>> = FxHashMap::default();
         for (who, room, granted) in rooms {
             let of_room = self.rooms.get(&room).into_iter();
-            for (member, membership) in of_room.flat_map(|room| self.of(&room.members)) {
+            for (member, membership) in of_room.flat_map(|room| self.of(room)) {
                 let known = membership.who();
                 if known.is_none_or(|known| known.number != who.number) {
                     continue;

@@ -1,10 +1,10 @@
 //! What happened is told: each event to the members of its rooms, as far as they may see it.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -163,12 +163,10 @@ impl Rooms {
         if let [(name, room, seen)] = present[..] {
             let view = seen.by(true, true).map(Seen::view);
             if let Some(view) = view.filter(|_| all_see(room) && told.lost.is_empty()) {
-                let outboxes = self
-                    .of(&room.members)
-                    .map(|(member, known)| (member, &known.outbox));
+                let outboxes = (room.members.iter()).map(|(member, outbox)| (*member, outbox));
                 views.insert(view, outboxes.collect());
             } else {
-                for (member, membership) in self.of(&room.members) {
+                for (member, membership) in self.of(room) {
                     if let Some(seen) = self.sees(member, membership, changed, name, seen, told) {
                         let view = views.entry(seen.view()).or_default();
                         view.push((member, &membership.outbox));
@@ -179,25 +177,38 @@ impl Rooms {
                 rooms.insert(*view, vec![name]);
             }
         } else {
-            let mut seen_by: FxHashMap<Member, (&Membership, Seen)> = FxHashMap::default();
+            // room after room, each in the order of its members: sorting only merges them
+            let mut all: Vec<(Member, &Membership, Seen)> = Vec::new();
             for &(name, room, seen) in &present {
-                for (member, membership) in self.of(&room.members) {
+                for (member, membership) in self.of(room) {
                     if let Some(seen) = self.sees(member, membership, changed, name, seen, told) {
-                        let known = seen_by.entry(member);
-                        let (_, all) = known.or_insert((membership, Seen::default()));
-                        all.add(seen);
+                        all.push((member, membership, seen));
                     }
                 }
             }
+            all.sort_by_key(|(member, ..)| *member);
+            all.dedup_by(|(again, _, more), (member, _, seen)| {
+                let is_same = again == member;
+                if is_same {
+                    seen.add(*more);
+                }
+                is_same
+            });
+            let seen_by = |member: &Member| {
+                let place = all
+                    .binary_search_by_key(member, |(member, ..)| *member)
+                    .ok()?;
+                Some(all[place].2)
+            };
             for &(name, room, _) in present.iter().filter(|(name, ..)| is_scope(name)) {
-                for (_, seen) in (room.members.iter()).filter_map(|member| seen_by.get(member)) {
+                for seen in room.members.keys().filter_map(seen_by) {
                     let listed = rooms.entry(seen.view()).or_default();
                     if listed.last() != Some(&&**name) {
                         listed.push(name);
                     }
                 }
             }
-            for (member, (membership, seen)) in seen_by {
+            for (member, membership, seen) in all {
                 let view = views.entry(seen.view()).or_default();
                 view.push((member, &membership.outbox));
             }
@@ -210,12 +221,10 @@ impl Rooms {
         receivers
     }
 
-    pub(super) fn of(
-        &self,
-        members: &FxHashSet<Member>,
-    ) -> impl Iterator<Item = (Member, &Membership)> {
+    /// The members of a room.
+    pub(super) fn of(&self, room: &Room) -> impl Iterator<Item = (Member, &Membership)> {
         let known = |&member| Some((member, self.members.get(&member)?));
-        members.iter().filter_map(known)
+        room.members.keys().filter_map(known)
     }
 
     /// What a member of a room may get of a change; who lost the record's own room is noted.
@@ -319,7 +328,7 @@ impl Rooms {
         let mut concerned: FxHashMap<Member, Vec<Value>> = FxHashMap::default();
         for room in rooms {
             let members = self.rooms.get(room).map(|room| &room.members);
-            for &member in members.into_iter().flatten() {
+            for &member in members.into_iter().flat_map(BTreeMap::keys) {
                 concerned
                     .entry(member)
                     .or_default()

@@ -303,7 +303,8 @@ impl Rooms {
                 None => room.as_str().into(),
             };
             let entered = self.rooms.entry(room.clone()).or_default();
-            entered.members.insert(subscribe.member);
+            let outbox = membership.outbox.clone();
+            entered.members.insert(subscribe.member, outbox);
             entered.all_see.set(None);
             self.access.begun(subscribe.member, &room);
             membership.rooms.insert(room);
