@@ -54,9 +54,6 @@ pub struct Rooms {
     /// Whether it holds what was told before this relay began, or as much of that as it ever will.
     remembers: bool,
     cursor: watch::Sender<Arc<str>>,
-    /// By record's room the members that were told a snapshot lately, and its `seq`: what a throttle
-    /// held back is in it already.
-    fresh: HashMap<Arc<str>, FxHashMap<Member, u64>>,
     /// Subscriptions that were granted at moments that the reader has yet to come to, or that came before
     /// memory was filled.
     ahead: Vec<Subscribe>,
@@ -87,6 +84,9 @@ struct Room {
     /// Each with where its frames go: that is all that is looked at while everybody may see everything. In the order
     /// in which they came, as their sockets lie in memory.
     members: BTreeMap<Member, Arc<Outbox>>,
+    /// Of these, those that were told a snapshot of the record lately, and its `seq`: what a throttle held back is
+    /// in it already.
+    fresh: FxHashMap<Member, u64>,
     /// By which knowledge all of them may see records that stand in which way: one after the other is looked
     /// up only where that is not so.
     all_see: Cell<Option<Agreed>>,
@@ -132,7 +132,6 @@ impl Rooms {
             recent: Recent::new(bounds.recent_bytes),
             remembers: false,
             cursor,
-            fresh: HashMap::new(),
             ahead: Vec::new(),
             look,
             access: Access::open(),
@@ -238,9 +237,6 @@ impl Rooms {
                     return;
                 };
                 for room in membership.rooms {
-                    if let Some(members) = self.fresh.get_mut(&room) {
-                        members.remove(&member);
-                    }
                     abandon(&mut self.rooms, room, member);
                 }
             }
@@ -454,6 +450,7 @@ fn greatest<T: Ord>(all: impl Iterator<Item = T>, most: usize) -> impl Iterator<
 fn abandon(rooms: &mut HashMap<Arc<str>, Room>, room: Arc<str>, member: Member) {
     if let Entry::Occupied(mut entry) = rooms.entry(room) {
         entry.get_mut().members.remove(&member);
+        entry.get_mut().fresh.remove(&member);
         if entry.get().members.is_empty() {
             entry.remove();
         }

@@ -571,9 +571,6 @@ impl Rooms {
             for room in &rooms {
                 membership.rooms.remove(room);
                 abandon(&mut self.rooms, room.clone(), member);
-                if let Some(members) = self.fresh.get_mut(room) {
-                    members.remove(&member);
-                }
             }
             tracing::info!(connection = %membership.session, rooms = rooms.len(), "revoked");
             self.metrics.revoked.inc_by(rooms.len() as u64);

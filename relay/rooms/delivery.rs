@@ -95,11 +95,9 @@ impl Rooms {
 
     /// Forgets snapshots that this change came after: so do all that come now.
     fn no_longer_fresh(&mut self, changed: &Changed) {
-        if let Some(members) = self.fresh.get_mut(changed.record_room.as_str()) {
-            members.retain(|_, seq| changed.part().is_some() || *seq >= changed.seq);
-            if members.is_empty() {
-                self.fresh.remove(changed.record_room.as_str());
-            }
+        let room = self.rooms.get_mut(changed.record_room.as_str());
+        if let Some(room) = room.filter(|_| changed.part().is_none()) {
+            room.fresh.retain(|_, seq| *seq >= changed.seq);
         }
     }
 
@@ -261,10 +259,11 @@ impl Rooms {
         members: &[(Member, &Arc<Outbox>)],
         told: &mut Told,
     ) -> usize {
-        let fresh = self.fresh.get(changed.record_room.as_str());
+        let room = self.rooms.get(changed.record_room.as_str());
+        let fresh = room.filter(|room| changed.part().is_none() && !room.fresh.is_empty());
         let has_it = |member: Member| {
-            let seq = fresh.and_then(|members| members.get(&member));
-            changed.part().is_none() && seq.is_some_and(|&seq| changed.seq <= seq)
+            let seq = fresh.and_then(|room| room.fresh.get(&member));
+            seq.is_some_and(|&seq| changed.seq <= seq)
         };
         let mut receivers = 0;
         let is_at_once = members.len() <= told.at_once && frame.size() <= LONG;

@@ -305,21 +305,22 @@ impl Rooms {
             let entered = self.rooms.entry(room.clone()).or_default();
             let outbox = membership.outbox.clone();
             entered.members.insert(subscribe.member, outbox);
+            // what it is told from here on, it is told by what it asked for now
+            entered.fresh.remove(&subscribe.member);
             entered.all_see.set(None);
             self.access.begun(subscribe.member, &room);
             membership.rooms.insert(room);
         }
         if let Beginning::Records { records, .. } = subscribe.from {
-            let wanted = records.iter().filter_map(|record| {
+            for record in records {
                 let room = format!("{}:{}", record.module, record.record_id);
-                let known = membership.rooms.get(room.as_str())?;
-                Some((record, known.clone()))
-            });
-            for (record, room) in wanted {
-                frames.push(replay::snapshot(record, &cursor));
-                if let Some(seq) = record.seq {
-                    let members = self.fresh.entry(room).or_default();
-                    members.insert(subscribe.member, seq);
+                if !membership.rooms.contains(room.as_str()) {
+                    continue;
+                }
+                frames.push(replay::snapshot(&record, &cursor));
+                if let (Some(seq), Some(of_room)) = (record.seq, self.rooms.get_mut(room.as_str()))
+                {
+                    of_room.fresh.insert(subscribe.member, seq);
                 }
             }
         }

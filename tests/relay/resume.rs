@@ -534,6 +534,34 @@ async fn what_a_throttle_held_back_does_not_come_again_after_a_snapshot_that_has
 }
 
 #[tokio::test]
+async fn who_left_and_came_again_without_a_snapshot_is_told_what_a_throttle_held_back() {
+    let (database, room) = lead().await;
+    let relay = Relay::with(&database.url(), |command| {
+        command.env("RELAY_THROTTLE", "3s");
+    })
+    .await;
+    let mut first = Client::connect(&relay).await;
+    first.subscribe(&[&room]).await;
+    count(&database, 1..=5).await;
+    assert_eq!(first.next_event().await["data"]["number_of_contacts"], 1);
+    let mut clients = Vec::new();
+    for leaves in [true, false] {
+        let mut client = Client::connect(&relay).await;
+        client.snapshot(&[&room]).await;
+        let snapshot = client.next_event().await;
+        assert_eq!(snapshot["data"]["number_of_contacts"], 5);
+        if leaves {
+            client.unsubscribe(&[&room]).await;
+        }
+        client.subscribe(&[&room]).await;
+        clients.push((client, snapshot["seq"].clone()));
+    }
+    for (mut client, seq) in clients {
+        assert_eq!(client.next_event().await["seq"], seq);
+    }
+}
+
+#[tokio::test]
 async fn in_a_storm_a_snapshot_and_its_changes_fit_without_a_gap() {
     let (database, room) = lead().await;
     let relay = Relay::start(&database.url()).await;
