@@ -80,10 +80,15 @@ impl History {
         Ok(unvouched(verdict).unwrap_or(Told::Missed(Missed::Nothing)))
     }
 
-    /// What was missed of these rooms since a cursor.
-    pub async fn missed(&self, since: &Cursor, rooms: &[String]) -> Result<Told, NotTold> {
+    /// What this user missed of these rooms since a cursor.
+    pub async fn missed(
+        &self,
+        user: &str,
+        since: &Cursor,
+        rooms: &[String],
+    ) -> Result<Told, NotTold> {
         self.inquiries
-            .ask(async |journal| self.look(journal, since, rooms).await)
+            .ask(async |journal| self.look(journal, user, since, rooms).await)
             .await
     }
 
@@ -101,6 +106,7 @@ impl History {
     async fn look(
         &self,
         journal: &Journal,
+        user: &str,
         since: &Cursor,
         rooms: &[String],
     ) -> Result<Told, NotTold> {
@@ -112,15 +118,23 @@ impl History {
         let mut changes: Vec<Change> = Vec::new();
         let until = if journal.has_more_than(MOST_CHANGES, snapshot).await? {
             let registry = self.registry.borrow().clone();
-            let records: Vec<(&str, &str)> = rooms
+            // scope rooms hold too much to look through, and who might see a record that depends on another
+            // its own changes do not say
+            let is_all = |module: &str| {
+                let module = registry.module(module);
+                module.is_some_and(|module| module.access_of.is_none())
+            };
+            let mut records: Vec<(&str, &str)> = rooms
                 .iter()
                 .filter_map(|room| room.split_once(':'))
-                .filter(|(module, _)| registry.module(module).is_some())
+                .filter(|(module, _)| is_all(module))
                 .collect();
             if records.len() < rooms.len() {
-                // scope rooms hold too much to look through
                 return Ok(Told::Resync("too_many_changes"));
             }
+            // who they were decides about any room
+            let of_users = registry.modules().filter(|module| module.is_narrow);
+            records.extend(of_users.map(|module| (&*module.name, user)));
             let most = MOST_OF_A_ROOM as i64 + 1;
             let found = journal
                 .read_records(snapshot, &records, most, MOST_CHANGES)

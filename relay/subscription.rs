@@ -164,7 +164,7 @@ pub async fn subscribe(
                         if turn.is_none() {
                             turn = Box::pin(take_turn(&shared, user)).await;
                         }
-                        let missed = Box::pin(shared.history.missed(since, &rooms)).await;
+                        let missed = Box::pin(shared.history.missed(user, since, &rooms)).await;
                         missed.map_err(Arc::new)
                     }
                 };

@@ -142,7 +142,7 @@ impl Journal {
 
     /// What came after a position, of these records alone (module and id), of each at most `most`
     /// changes; an upheaval of a module counts as one without a record. None where it is more than
-    /// `most_of_all`.
+    /// `most_of_all`. All of it must still be there.
     pub async fn read_records(
         &self,
         since: &Snapshot,
@@ -150,7 +150,10 @@ impl Journal {
         most: i64,
         most_of_all: i64,
     ) -> Result<Option<(Vec<Change>, Snapshot)>, JournalError> {
-        let (snapshot, _) = self.begin().await?;
+        let (snapshot, pruned) = self.begin().await?;
+        if pruned >= since.xmin() {
+            return Err(JournalError::Pruned);
+        }
         let (first, beyond) = bounds(&since.until(&snapshot));
         let (modules, ids): (Vec<&str>, Vec<&str>) = records.iter().copied().unzip();
         let client = &self.session.client;
