@@ -27,6 +27,7 @@ use crate::registry::Registry;
 use crate::rooms::Command;
 use crate::sleep::Sleeper;
 use crate::snapshot::{Cursor, Place, Position};
+use crate::unsettled::Unsettled;
 
 /// How often the journal is looked at though no bell rang; also how often the registry is read.
 const SAFETY_POLL: Duration = Duration::from_secs(5);
@@ -141,6 +142,7 @@ pub struct Reader {
     began: Option<Arc<Place>>,
     /// Of a batch that was interrupted: what of it was handed on, by transaction its greatest `seq`.
     handed_on: HashMap<u64, u64>,
+    unsettled: Unsettled,
     placement: Placement,
     look: Arc<Notify>,
     /// Whether it ever was in contact with Postgres.
@@ -167,6 +169,7 @@ impl Reader {
             place: Place::nowhere(),
             began: None,
             handed_on: HashMap::new(),
+            unsettled: Unsettled::default(),
             placement,
             look,
             has_read: false,
@@ -385,7 +388,13 @@ impl Reader {
         }
         let mut why = "epoch_changed";
         if let Some((known, _)) = &self.reached {
-            match journal.vouch(&self.place.cursor).await? {
+            let verdict = match journal.vouch(&self.place.cursor).await? {
+                Verdict::Good if !journal.stand(&self.unsettled.rows()).await? => {
+                    Verdict::OtherHistory
+                }
+                verdict => verdict,
+            };
+            match verdict {
                 Verdict::Good => return Ok(()),
                 Verdict::TooOld => {
                     why = "cursor_too_old";
@@ -404,6 +413,7 @@ impl Reader {
         let epoch = journal.epoch().await?;
         let position = journal.present().await?;
         self.handed_on.clear();
+        self.unsettled.forget();
         self.place = Place::of(Cursor {
             epoch: epoch.clone(),
             position: position.clone(),
@@ -569,6 +579,7 @@ impl Reader {
             self.send(Command::Publish { events }).await?;
         }
         self.handed_on.insert(txid, seq);
+        self.unsettled.tell(txid, seq);
         Ok(())
     }
 }

@@ -68,6 +68,13 @@ const CHECK: &str = "
            unnest($1::text[], $2::bigint[], $3::bigint[]) with ordinality as w (epoch, txid, seq, place)
      order by w.place";
 
+/// Of these rows ($1 their transactions, $2 their `seq`s) one that is neither there nor pruned.
+const FALLEN: &str = "
+    select from unnest($1::bigint[], $2::bigint[]) as w (txid, seq)
+      join crm_relay.setting s on s.pruned_txid < w.txid::text::xid8
+     where not exists (select from crm_relay.change c where c.txid = w.txid::text::xid8 and c.seq = w.seq)
+     limit 1";
+
 /// What the journal says of a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -127,6 +134,16 @@ impl Journal {
             }
         });
         Ok(verdicts.collect())
+    }
+
+    /// Whether all of these rows (transaction and `seq`) are there, but for those that were pruned since.
+    pub async fn stand(&self, rows: &[(u64, u64)]) -> Result<bool, JournalError> {
+        let rows = rows.iter().map(|&(txid, seq)| (txid as i64, seq as i64));
+        let (txids, seqs): (Vec<i64>, Vec<i64>) = rows.unzip();
+        let fallen = (self.session.client)
+            .query_opt(FALLEN, &[&txids, &seqs])
+            .await?;
+        Ok(fallen.is_none())
     }
 
     /// Whether more than `most` rows came after a position.

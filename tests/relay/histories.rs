@@ -136,25 +136,31 @@ async fn a_journal_dropped_under_the_relay_s_feet_is_told_and_a_new_one_is_anoth
     relay.ready().await;
 }
 
-#[tokio::test]
-async fn what_a_crash_took_back_is_another_history() {
+/// A crash takes back a commit that was seen before it was on the disk; perhaps one that began later stands.
+async fn crashed(a_later_stands: bool) {
     let cluster = Cluster::start().await;
     let relay = Relay::start(&cluster.url()).await;
     let mut client = Client::connect(&relay).await;
     let session = connect(&cluster.url()).await;
     let mut cursors = see(&mut client, &session).await;
-    // commits that are seen before they are on the disk
-    for setting in ["synchronous_commit = off", "wal_writer_delay = '10s'"] {
-        let alter = format!("alter system set {setting}");
-        session.batch_execute(&alter).await.unwrap();
-    }
+    let slow = "alter system set wal_writer_delay = '10s'";
+    session.batch_execute(slow).await.unwrap();
+    let reload = "select pg_reload_conf()";
+    session.batch_execute(reload).await.unwrap();
+    let is_slow = "select where current_setting('wal_writer_delay') = '10s'";
+    is_so(&connect(&cluster.url()).await, is_slow).await;
     session
-        .batch_execute("select pg_reload_conf()")
+        .batch_execute("begin; update leads set status = 'qualified'")
         .await
         .unwrap();
-    let off = "select where current_setting('synchronous_commit') = 'off'";
-    is_so(&connect(&cluster.url()).await, off).await;
-    set_status(&cluster, "qualified").await;
+    if a_later_stands {
+        client.everything(&connect(&cluster.url()).await).await;
+        cursors.push(cursor(&client.ping().await));
+    }
+    session
+        .batch_execute("set local synchronous_commit = off; commit")
+        .await
+        .unwrap();
     // the cursor of a change is from before it, where history is still the same
     let seen = client.next_event().await;
     assert_eq!(seen["data"]["status"], "qualified");
@@ -170,6 +176,16 @@ async fn what_a_crash_took_back_is_another_history() {
         "the crash took nothing back: it was no test"
     );
     assert_eq!(event["data"]["status"], "lost");
+}
+
+#[tokio::test]
+async fn what_a_crash_took_back_is_another_history() {
+    crashed(false).await;
+}
+
+#[tokio::test]
+async fn also_where_a_later_transaction_was_committed_before_it_and_stands() {
+    crashed(true).await;
 }
 
 /// A standby takes over, with all commits or without the last one.
