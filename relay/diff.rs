@@ -18,6 +18,11 @@ pub enum BadImage {
         "a row image must have every access column, but \"{0}\" is missing: was it renamed? watch the table again"
     )]
     Lacks(String),
+    /// More changes of one record in one transaction than can be brought in order.
+    #[error(
+        "{0} changes of one record in one transaction do not follow each other, as where a trigger edits the row again; that many are not brought in order"
+    )]
+    Tangled(usize),
 }
 
 /// The columns of an image, in the table's order, each with the text of its value.
