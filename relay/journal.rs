@@ -270,14 +270,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Truncates slots whose time is over and which hold nothing that is yet to be read from this
-    /// position on; returns their names.
-    pub async fn prune(&self, read: &Position) -> Result<Vec<String>, JournalError> {
+    /// Truncates a slot whose time is over and which holds nothing that is yet to be read from this
+    /// position on; returns its name. None: there is no such slot, or somebody reads it.
+    pub async fn prune(&self, read: &Position) -> Result<Option<String>, JournalError> {
         let needed = read.snapshot.xmin() as i64;
-        let rows = (self.session.client)
-            .query("select crm_relay.prune($1::bigint::text::xid8)", &[&needed])
+        let row = (self.session.client)
+            .query_opt("select crm_relay.prune($1::bigint::text::xid8)", &[&needed])
             .await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        Ok(row.map(|row| row.get(0)))
     }
 
     /// How much it holds; of its rows the oldest alone is read.

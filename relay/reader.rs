@@ -44,7 +44,7 @@ const PIECE: usize = 64 << 20;
 /// About how many transactions are one batch to clients: who is cut off inside of one begins it again.
 const TRANSACTIONS_A_BATCH: u32 = 32;
 
-/// Changes before its own beginning that the relay reads into memory.
+/// Changes before its own beginning that the relay reads into memory, of [`PIECE`] bytes at most.
 const REMEMBERED: i64 = 2000;
 
 /// Longest wait between two attempts to reach Postgres.
@@ -435,7 +435,9 @@ impl Reader {
         let Some(until) = self.began.clone() else {
             return Ok(());
         };
-        let (since, mut changes) = journal.past(&until.cursor.position, REMEMBERED).await?;
+        let (since, mut changes) = journal
+            .past(&until.cursor.position, REMEMBERED, PIECE)
+            .await?;
         let since = Place::of(Cursor {
             epoch: until.cursor.epoch.clone(),
             position: since,
@@ -589,7 +591,11 @@ impl Reader {
 async fn prune(database: Database, read: Position) {
     let pruned = async {
         let journal = Journal::open(database.session("prune").await?).await?;
-        Ok::<_, Interrupted>(journal.prune(&read).await?)
+        let mut slots = Vec::new();
+        while let Some(slot) = journal.prune(&read).await? {
+            slots.push(slot);
+        }
+        Ok::<_, Interrupted>(slots)
     };
     match pruned.await {
         Ok(slots) if slots.is_empty() => {}

@@ -144,11 +144,14 @@ begin
       -- whoever was about to write here when we looked was open then, so its txid tells
       execute format('select exists (select from %s where txid >= $1)', partition)
         into fresh using needed;
-      continue when fresh;
-      update crm_relay.setting
-         set pruned_txid = greatest(pruned_txid, greatest_txid), pruned_at = clock_timestamp();
-      execute format('truncate table %s', partition);
-      return next partition::text;
+      if not fresh then
+        update crm_relay.setting
+           set pruned_txid = greatest(pruned_txid, greatest_txid), pruned_at = clock_timestamp();
+        execute format('truncate table %s', partition);
+        return next partition::text;
+      end if;
+      -- who reads the journal waits for that lock until this transaction ends
+      exit;
     exception when lock_not_available then
       null; -- somebody reads it: next time
     end;
@@ -156,7 +159,7 @@ begin
 end
 $$;
 comment on function crm_relay.prune(xid8) is
-  'truncates the slots whose every row is older than the retention and below the transaction that anybody still needs; returns their names';
+  'truncates a slot whose every row is older than the retention and below the transaction that anybody still needs; returns its name. Another one that is due is the next call''s';
 alter function crm_relay.prune(xid8) owner to crm_relay_prune;
 revoke all on function crm_relay.prune(xid8) from public;
 grant execute on function crm_relay.prune(xid8) to crm_relay_serve;

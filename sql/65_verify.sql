@@ -594,7 +594,7 @@ as $$
    where current_setting('max_locks_per_transaction')::int < 64
   union all
   select 'commits_late', 'note', 'server', 'synchronous_commit is off',
-         'a crash takes back commits whose events were sent; the relay notices, and then everybody fetches anew',
+         'a crash takes back commits whose events were sent; a relay that does not fall with the server notices, and then everybody fetches anew',
          'alter system set synchronous_commit = on; select pg_reload_conf();'
    where current_setting('synchronous_commit') = 'off'
 $$;

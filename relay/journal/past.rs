@@ -213,11 +213,13 @@ impl Journal {
         Ok(Some((changes, snapshot.clipped(newest.0))))
     }
 
-    /// The last `most` rows before a position, or a few more, and the position before them.
+    /// The last `most` rows before a position, or up to twice as many, and the position before them. No rows where it
+    /// would be more than that, as after what has been open for long, or images of more than `most_bytes`.
     pub async fn past(
         &self,
         until: &Position,
         most: i64,
+        most_bytes: usize,
     ) -> Result<(Position, Vec<Change>), JournalError> {
         let client = &self.session.client;
         self.begin().await?;
@@ -252,13 +254,29 @@ impl Journal {
                 }
             }
         };
+        let nothing = (until.clone(), Vec::new());
+        let (first, beyond) = bounds(&since.snapshot.until(&until.snapshot));
+        let most = most * 2;
+        let count = client.query_one(COUNT, &[&first, &beyond, &most]).await?;
+        if count.get::<_, i64>(0) > most {
+            client.batch_execute("commit").await?;
+            return Ok(nothing);
+        }
         let mut batch = self.read_until(&since, until.snapshot.clone()).await?;
-        let mut changes = Vec::new();
+        let (mut changes, mut bytes) = (Vec::new(), 0);
         while let Some(change) = batch.next().await? {
+            bytes += change.image_bytes();
+            if bytes > most_bytes {
+                break;
+            }
             changes.push(change);
         }
         batch.end().await?;
-        Ok((since, changes))
+        Ok(if bytes > most_bytes {
+            nothing
+        } else {
+            (since, changes)
+        })
     }
 
     /// These records (module and id) as they are now, and the cursor of that moment. A record that

@@ -378,17 +378,17 @@ async fn a_relay_prunes_nothing_that_it_has_yet_to_read() {
         .execute(&format!("insert into leads (id) values ('{ONE}')"))
         .await;
     eight_days_pass(&database).await;
-    assert!(journal.prune(&before).await.unwrap().is_empty());
+    assert!(journal.prune(&before).await.unwrap().is_none());
     let read = journal.read(&before).await.unwrap();
     let after = read.end().await.unwrap();
     assert!(
-        journal.prune(&after).await.unwrap().is_empty(),
+        journal.prune(&after).await.unwrap().is_none(),
         "none of it was taken"
     );
     // once no transaction of another test is open that is older
     let pruned = async {
         let mut reached = before;
-        while journal.prune(&reached).await.unwrap().is_empty() {
+        while journal.prune(&reached).await.unwrap().is_none() {
             let mut read = journal.read(&reached).await.unwrap();
             while read.next().await.unwrap().is_some() {}
             reached = read.end().await.unwrap();

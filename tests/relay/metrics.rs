@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::doorbell::{is_so, lock};
-use crate::harness::{Client, DEADLINE, Database, Relay, bare_socket, masked, token};
+use crate::harness::{Client, DEADLINE, Database, Relay, bare_socket, connect, masked, token};
 
 const TOKEN: &str = "the operator of the tests";
 const ANN: &str = "00000000-0000-4000-8000-00000000000a";
@@ -148,6 +148,38 @@ async fn what_happens_on_the_way_of_a_change_is_counted() {
         times >= 1.0
     })
     .await;
+}
+
+async fn begin(database: &Database) -> Relay {
+    let url = database.url();
+    Relay::with(&url, |command| {
+        command.env("RELAY_ADMIN_TOKEN", TOKEN);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_was_told_before_a_relay_began_is_remembered_unless_it_is_too_much() {
+    for (while_open, source) in [(10, "memory"), (4100, "journal")] {
+        let database = Database::create().await;
+        let room = format!("leads:{TWO}");
+        let relay = begin(&database).await;
+        let mut client = Client::connect(&relay).await;
+        let cursor = client.subscribe(&[&room]).await["cursor"].clone();
+        drop(relay);
+        let open = connect(&database.url()).await;
+        open.batch_execute("begin; insert into leads default values")
+            .await
+            .unwrap();
+        let told = format!("insert into leads select from generate_series(1, {while_open})");
+        database.execute(&told).await;
+        let relay = begin(&database).await;
+        let mut client = Client::connect(&relay).await;
+        let answer = client.resume(&[&room], cursor.as_str().unwrap()).await;
+        assert!(answer.get("resync").is_none(), "{answer}");
+        let resumes = format!("crm_relay_resumes_total{{source=\"{source}\"}}");
+        assert_eq!(value(&relay, &resumes).await, 1.0, "{while_open}");
+    }
 }
 
 #[tokio::test]

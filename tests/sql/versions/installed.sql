@@ -1053,11 +1053,14 @@ begin
       -- whoever was about to write here when we looked was open then, so its txid tells
       execute format('select exists (select from %s where txid >= $1)', partition)
         into fresh using needed;
-      continue when fresh;
-      update crm_relay.setting
-         set pruned_txid = greatest(pruned_txid, greatest_txid), pruned_at = clock_timestamp();
-      execute format('truncate table %s', partition);
-      return next partition::text;
+      if not fresh then
+        update crm_relay.setting
+           set pruned_txid = greatest(pruned_txid, greatest_txid), pruned_at = clock_timestamp();
+        execute format('truncate table %s', partition);
+        return next partition::text;
+      end if;
+      -- who reads the journal waits for that lock until this transaction ends
+      exit;
     exception when lock_not_available then
       null; -- somebody reads it: next time
     end;
@@ -1065,7 +1068,7 @@ begin
 end
 $_$;
 ALTER FUNCTION crm_relay.prune(needed xid8) OWNER TO crm_relay_prune;
-COMMENT ON FUNCTION crm_relay.prune(needed xid8) IS 'truncates the slots whose every row is older than the retention and below the transaction that anybody still needs; returns their names';
+COMMENT ON FUNCTION crm_relay.prune(needed xid8) IS 'truncates a slot whose every row is older than the retention and below the transaction that anybody still needs; returns its name. Another one that is due is the next call''s';
 CREATE FUNCTION crm_relay.readable(image json) RETURNS json
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2021,7 +2024,7 @@ CREATE FUNCTION crm_relay.verify_settings() RETURNS SETOF crm_relay.finding
    where current_setting('max_locks_per_transaction')::int < 64
   union all
   select 'commits_late', 'note', 'server', 'synchronous_commit is off',
-         'a crash takes back commits whose events were sent; the relay notices, and then everybody fetches anew',
+         'a crash takes back commits whose events were sent; a relay that does not fall with the server notices, and then everybody fetches anew',
          'alter system set synchronous_commit = on; select pg_reload_conf();'
    where current_setting('synchronous_commit') = 'off'
 $$;
