@@ -38,6 +38,9 @@ const POLL_WITHOUT_BELL: Duration = Duration::from_millis(250);
 /// How often slots of the journal whose time is over are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
+/// The module of what is written by `crm_relay.disconnect()`.
+const ITSELF: &str = "crm_relay";
+
 /// Bytes of images of one transaction that are held at once; a larger one is handed on in pieces.
 const PIECE: usize = 64 << 20;
 
@@ -143,6 +146,8 @@ pub struct Reader {
     /// Of a batch that was interrupted: what of it was handed on, by transaction its greatest `seq`.
     handed_on: HashMap<u64, u64>,
     unsettled: Unsettled,
+    /// Whether the registry is newer than all that is in the batch: what it lacks is watched no more.
+    is_registry_newer: bool,
     placement: Placement,
     look: Arc<Notify>,
     /// Whether it ever was in contact with Postgres.
@@ -170,6 +175,7 @@ impl Reader {
             began: None,
             handed_on: HashMap::new(),
             unsettled: Unsettled::default(),
+            is_registry_newer: false,
             placement,
             look,
             has_read: false,
@@ -498,6 +504,7 @@ impl Reader {
         let mut held: Vec<Change> = Vec::new();
         let mut bytes = 0;
         let mut batch = journal.read(&position).await?;
+        self.is_registry_newer = false;
         loop {
             let so_far = batch.so_far();
             let Some(change) = batch.next().await? else {
@@ -554,16 +561,15 @@ impl Reader {
             return Ok(());
         };
         let (txid, seq) = (*txid, *seq);
-        let known = |registry: &Registry| {
-            changes
-                .iter()
-                .all(|change| registry.module(&change.module).is_some())
+        let is_known = |change: &Change| {
+            let registry = self.told.registry.borrow();
+            *change.module == *ITSELF || registry.module(&change.module).is_some()
         };
-        let is_known = known(&self.told.registry.borrow());
-        if !is_known {
+        if !self.is_registry_newer && !changes.iter().all(is_known) {
             // watched since the registry was read; the reader's own session is in the middle of a read
             let other = Journal::open(self.database.session("registry").await?).await?;
             self.read_registry(&other).await?;
+            self.is_registry_newer = true;
         }
         let registry = self.told.registry.borrow().clone();
         let is_narrow = |change: &Change| {
@@ -626,7 +632,7 @@ pub fn events(changes: Vec<Change>, registry: &Registry, place: &Arc<Place>) -> 
     };
     let mut events = Vec::with_capacity(linked.len());
     for change in linked {
-        if &*change.module == "crm_relay" {
+        if *change.module == *ITSELF {
             events.push(Event::Disconnected {
                 user: change.record_id,
                 at: change.changed_at,

@@ -271,7 +271,8 @@ impl Journal {
             }
             changes.push(change);
         }
-        batch.end().await?;
+        drop(batch);
+        client.batch_execute("commit").await?;
         Ok(if bytes > most_bytes {
             nothing
         } else {
