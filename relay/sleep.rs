@@ -10,6 +10,10 @@
 //! slept through: it was rung for, or it was committed before that look. (A lock is no snapshot: this
 //! holds at every level of isolation.)
 //!
+//! It wakes when it is of no use to be rung for, as the bell rings again before it has looked; and when somebody
+//! waits for NOTIFY's lock, which is kept while the commit is flushed: on a disk that takes 5 ms for that, eight writers
+//! who ring get 178 commits a second done, and 1,300 who need not. It falls asleep when nothing comes any more.
+//!
 //! Of several relays one leads, by the lock [`LEADS`]. The others hear the same bells, and while the leader is
 //! awake it rings for them ([`crate::doorbell`]). They try for its lock now and then and never wait for
 //! it: who waits holds back the vacuum of the whole database.
@@ -33,11 +37,24 @@ pub const ASLEEP: i32 = 2;
 /// Second key of the leader's lock.
 pub const LEADS: i32 = 3;
 
-/// Looks in a row after which the bell had rung again already: then there is no use in being rung for.
+/// A bell that comes so soon after the last look.
+const SOON: Duration = Duration::from_millis(20);
+
+/// So many of them in a row, and it is asked whether to be rung for is of use, or costs too much.
 const BUSY: u32 = 3;
 
-/// Looks in a row that found nothing, after which it tries to fall asleep.
-const QUIET: u32 = 3;
+/// Time in which nothing was found, after which a look that finds nothing either has it try to fall asleep.
+const QUIET: Duration = Duration::from_millis(16);
+
+/// Rests between two looks, while it is awake.
+const FIRST_REST: Duration = Duration::from_micros(200);
+const LONGEST_REST: Duration = Duration::from_millis(2);
+
+/// Whether somebody waits for the lock that NOTIFY takes at commit and keeps for as long as the flush takes: that of
+/// the object 0 of `pg_database` (`PreCommit_Notify()` in PostgreSQL's `src/backend/commands/async.c`).
+const WAITS: &str = "
+    select exists (select from pg_locks
+                    where locktype = 'object' and classid = 'pg_database'::regclass and objid = 0 and not granted)";
 
 /// While it waits to fall asleep it looks for those who need not ring, less and less often: they are few,
 /// or do nothing.
@@ -81,7 +98,10 @@ pub struct Sleeper {
     /// So long it waits after the next look, while it falls asleep.
     patience: Duration,
     busy: u32,
-    quiet: u32,
+    /// When something was found last.
+    found_at: Instant,
+    /// So long it rests before the next look, while it is awake.
+    rest_for: Duration,
 }
 
 impl Sleeper {
@@ -96,7 +116,8 @@ impl Sleeper {
             next: Instant::now(),
             patience: FALLING_FIRST,
             busy: 0,
-            quiet: 0,
+            found_at: Instant::now(),
+            rest_for: FIRST_REST,
         };
         sleeper.try_to_lead().await?;
         Ok(sleeper)
@@ -131,10 +152,10 @@ impl Sleeper {
                 self.falling = None;
                 match fell {
                     Ok(()) => self.rest = Rest::Asleep,
-                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => self.rest = Rest::Awake,
+                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => self.stay_awake(),
                     Err(error) => return Err(Unheard::Mute(chain(&error))),
                 }
-                self.quiet = 0;
+                self.found_at = Instant::now();
                 Ok(())
             }
             () = sleep_until(self.next), if !wakes => Ok(()),
@@ -175,22 +196,31 @@ impl Sleeper {
         took: Duration,
         rings_on: bool,
     ) -> Result<(), Unheard> {
+        let now = Instant::now();
+        // until this look began
+        let quiet_for = (now - self.found_at).saturating_sub(took);
+        if found > 0 {
+            self.found_at = now;
+        }
         match self.rest {
             Rest::Follows | Rest::Past => {}
-            Rest::Asleep => {
-                self.busy = if rings_on { self.busy + 1 } else { 0 };
-                if self.busy >= BUSY {
-                    self.wake().await?;
+            Rest::Asleep if found > 0 => {
+                self.busy = if quiet_for < SOON { self.busy + 1 } else { 0 };
+                if self.busy == BUSY {
+                    self.busy = 0;
+                    if rings_on || self.ask(WAITS).await? {
+                        self.wake().await?;
+                    }
                 }
             }
+            Rest::Asleep => {}
+            Rest::Awake if found == 0 && quiet_for >= QUIET => self.fall_asleep(),
             Rest::Awake => {
-                self.quiet = if found == 0 { self.quiet + 1 } else { 0 };
-                if self.quiet >= QUIET {
-                    self.fall_asleep();
-                } else {
-                    // half of its time at most: what comes meanwhile is read at once
-                    self.next = Instant::now() + took;
-                }
+                // while it finds something it looks half of its time, so that what comes meanwhile is read at
+                // once; then less and less often
+                let rest = if found > 0 { took } else { self.rest_for * 2 };
+                self.rest_for = rest.min(LONGEST_REST);
+                self.next = now + self.rest_for;
             }
             Rest::Falling => {
                 self.next = Instant::now() + self.patience;
@@ -217,11 +247,16 @@ impl Sleeper {
             "select pg_advisory_unlock('crm_relay.setting'::regclass::oid::int, {ASLEEP})"
         ))
         .await?;
-        self.rest = Rest::Awake;
-        self.busy = 0;
-        self.quiet = 0;
-        self.next = Instant::now();
+        self.stay_awake();
         Ok(())
+    }
+
+    fn stay_awake(&mut self) {
+        self.busy = 0;
+        self.rest = Rest::Awake;
+        self.found_at = Instant::now();
+        self.rest_for = FIRST_REST;
+        self.next = self.found_at;
     }
 
     async fn try_to_lead(&mut self) -> Result<(), Unheard> {
@@ -233,8 +268,7 @@ impl Sleeper {
             .await?;
         if leads {
             tracing::info!("this relay leads");
-            self.rest = Rest::Awake;
-            self.next = Instant::now();
+            self.stay_awake();
         }
         Ok(())
     }

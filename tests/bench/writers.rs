@@ -122,6 +122,10 @@ pub async fn run(quick: bool) -> Vec<Figure> {
     };
     let unprepared = ground.by_turns(as_node, OURS, rounds, seconds).await;
     figures.push(unprepared.throughput("the same, parsed each time, as Node's pg does", None));
+    ground.slow_disk(true).await;
+    let slow = ground.by_turns(one, OURS, rounds, seconds).await;
+    figures.push(slow.throughput("the same on a disk that takes 5 ms to flush", None));
+    ground.slow_disk(false).await;
     let one_client = Work { clients: 1, ..one };
     let by_one = ground.by_turns(one_client, OURS, rounds, seconds).await;
     figures.push(by_one.throughput("one row of 22 columns, 1 client", Some(0.88)));
@@ -273,14 +277,32 @@ impl Ground {
         self.sql(&set("fsync")).await;
         self.sql(&set("full_page_writes")).await;
         self.sql("select pg_reload_conf()").await;
-        let asked = "select current_setting('fsync')::bool";
+        self.until("current_setting('fsync')::bool", is_flushed)
+            .await;
+    }
+
+    /// Whether each flush of the WAL takes five milliseconds more, which writers that flush together share.
+    async fn slow_disk(&self, is_slow: bool) {
+        let set = |name: &str, value: u32| match is_slow {
+            true => format!("alter system set {name} = {value}"),
+            false => format!("alter system reset {name}"),
+        };
+        self.sql(&set("commit_delay", 5000)).await;
+        self.sql(&set("commit_siblings", 0)).await;
+        self.sql("select pg_reload_conf()").await;
+        self.until("current_setting('commit_delay')::int > 0", is_slow)
+            .await;
+    }
+
+    async fn until(&self, asked: &str, is_so: bool) {
+        let asked = format!("select {asked}");
         while self
             .client
-            .query_one(asked, &[])
+            .query_one(&asked, &[])
             .await
             .expect("a setting")
             .get::<_, bool>(0)
-            != is_flushed
+            != is_so
         {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crm_relay::postgres::{Client as Asker, Database as Server, Said, Session};
+use crm_relay::postgres::{Database as Server, Said, Session};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::harness::{Client, DEADLINE, Database, Relay};
+use crate::harness::{Client, Cluster, DEADLINE, Database, Relay, connect};
 
 /// The lock of a relay that sleeps, and the leader's.
 const ASLEEP: &str = "('crm_relay.setting'::regclass::oid::int, 2)";
@@ -27,13 +27,18 @@ fn room(number: u64) -> String {
     format!("leads:{}", record(number))
 }
 
+/// Inserts leads.
+fn put(count: u64) -> String {
+    let insert = |number| {
+        let id = record(number);
+        format!("insert into leads (id, number_of_contacts) values ('{id}', 0);")
+    };
+    (0..count).map(insert).collect()
+}
+
 async fn leads(count: u64) -> Database {
     let database = Database::create().await;
-    for number in 0..count {
-        let id = record(number);
-        let insert = format!("insert into leads (id, number_of_contacts) values ('{id}', 0)");
-        database.execute(&insert).await;
-    }
+    database.execute(&put(count)).await;
     database
 }
 
@@ -48,14 +53,14 @@ fn contacts(event: &Value) -> u64 {
 
 /// Somebody who counts the rings.
 struct Ear {
-    session: Asker,
+    session: tokio_postgres::Client,
     rings: Arc<AtomicUsize>,
     marked: Arc<Notify>,
 }
 
 impl Ear {
-    async fn listen(database: &Database) -> Ear {
-        let server = Server::of(&database.url()).unwrap();
+    async fn listen(url: &str) -> Ear {
+        let server = Server::of(url).unwrap();
         let mut session = server.session("ear").await.unwrap();
         let listen = "listen crm_relay; listen marker";
         session.client.batch_execute(listen).await.unwrap();
@@ -75,7 +80,7 @@ impl Ear {
             }
         });
         Ear {
-            session: database.connect().await,
+            session: connect(url).await,
             rings,
             marked,
         }
@@ -135,7 +140,7 @@ async fn sees(client: &mut Client, writers: u64, updates: u64) {
 #[tokio::test]
 async fn a_writer_rings_for_who_sleeps_and_for_nobody_else() {
     let database = leads(1).await;
-    let ear = Ear::listen(&database).await;
+    let ear = Ear::listen(&database.url()).await;
     database.execute(&count_up(0)).await;
     assert_eq!(ear.rings().await, 0, "nobody is there");
     let sleeper = database.connect().await;
@@ -153,7 +158,7 @@ async fn a_writer_rings_for_who_sleeps_and_for_nobody_else() {
 #[tokio::test]
 async fn nobody_falls_asleep_before_those_who_did_not_ring_and_who_comes_meanwhile_rings() {
     let database = leads(2).await;
-    let ear = Ear::listen(&database).await;
+    let ear = Ear::listen(&database.url()).await;
     let idle = database.connect().await;
     let begun = format!("begin isolation level repeatable read; {}", count_up(0));
     idle.batch_execute(&begun).await.unwrap();
@@ -200,7 +205,7 @@ async fn in_a_storm_few_ring_and_nothing_waits_for_the_safety_poll() {
     let rooms: Vec<String> = (0..8).map(room).collect();
     client.subscribe(&rooms).await;
     is_so(&database, &lock(2, true)).await;
-    let ear = Ear::listen(&database).await;
+    let ear = Ear::listen(&database.url()).await;
     tokio::join!(storm(&database, 8, 250), sees(&mut client, 8, 250));
     let rung = ear.rings().await;
     assert!((1..1000).contains(&rung), "{rung} of 2000 rang");
@@ -209,6 +214,39 @@ async fn in_a_storm_few_ring_and_nothing_waits_for_the_safety_poll() {
     assert_eq!(contacts(&client.next_event().await), 251);
     assert_eq!(ear.rings().await, rung + 1, "it sleeps again");
     assert!(!relay.logs().contains(UNANNOUNCED), "{}", relay.logs());
+}
+
+#[tokio::test]
+async fn who_would_wait_for_each_other_s_flush_need_not_ring() {
+    let cluster = Cluster::start().await;
+    let dba = connect(&cluster.url()).await;
+    dba.batch_execute(&put(4)).await.unwrap();
+    for sql in [
+        "alter system set commit_delay = 10000",
+        "alter system set commit_siblings = 0",
+        "select pg_reload_conf()",
+    ] {
+        dba.batch_execute(sql).await.unwrap();
+    }
+    let _relay = Relay::start(&cluster.url()).await;
+    let asleep = lock(2, true);
+    let sleeps = async { while !dba.query_one(&asleep, &[]).await.unwrap().get::<_, bool>(0) {} };
+    assert!(timeout(DEADLINE, sleeps).await.is_ok(), "it never sleeps");
+    let ear = Ear::listen(&cluster.url()).await;
+    let mut all = JoinSet::new();
+    for number in 0..4 {
+        let session = connect(&cluster.url()).await;
+        all.spawn(async move {
+            for _ in 0..50 {
+                session.batch_execute(&count_up(number)).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+    let rung = ear.rings().await;
+    assert!((1..100).contains(&rung), "{rung} of 200 rang");
 }
 
 #[tokio::test]
