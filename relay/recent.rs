@@ -10,6 +10,9 @@ use std::sync::Arc;
 use crate::event::Event;
 use crate::snapshot::{Cursor, Place, Snapshot};
 
+/// Cursors of others that are remembered as good: of those who come back together, most have one of a few.
+const VOUCHED: usize = 64;
+
 /// The last events that were told, by transaction.
 #[derive(Debug)]
 pub struct Recent {
@@ -18,6 +21,8 @@ pub struct Recent {
     start: Arc<Place>,
     now: Arc<Place>,
     entries: VecDeque<Entry>,
+    /// Cursors that this relay did not give out, and whose witness was seen to stand in this history.
+    vouched: VecDeque<Cursor>,
 }
 
 /// One transaction's events, or a piece of a large one's, or what a throttle held back.
@@ -50,6 +55,7 @@ impl Recent {
             start: Place::nowhere(),
             now: Place::nowhere(),
             entries: VecDeque::new(),
+            vouched: VecDeque::new(),
         }
     }
 
@@ -62,6 +68,7 @@ impl Recent {
     pub fn begin(&mut self, place: Arc<Place>) {
         self.bytes = 0;
         self.entries.clear();
+        self.vouched.clear();
         self.start = place.clone();
         self.now = place;
     }
@@ -116,10 +123,22 @@ impl Recent {
         self.start = since;
     }
 
-    /// What a client with this cursor missed. `checked` says that its witness was seen to stand.
-    pub fn since(&self, cursor: &Cursor, checked: bool) -> Found<'_> {
+    /// The witness of this cursor was seen to stand in this history.
+    pub fn vouch(&mut self, cursor: &Cursor) {
+        if !self.vouched.contains(cursor) {
+            if self.vouched.len() == VOUCHED {
+                self.vouched.pop_front();
+            }
+            self.vouched.push_back(cursor.clone());
+        }
+    }
+
+    /// What a client with this cursor missed.
+    pub fn since(&self, cursor: &Cursor) -> Found<'_> {
         let snapshot = &cursor.position.snapshot;
-        let mut known = checked || self.now.cursor == *cursor || self.start.cursor == *cursor;
+        let mut known = self.now.cursor == *cursor
+            || self.start.cursor == *cursor
+            || self.vouched.contains(cursor);
         let Some(first) = self.first_unseen(snapshot, |since| known |= since.cursor == *cursor)
         else {
             return Found::Older;
@@ -128,6 +147,12 @@ impl Recent {
             return Found::Unknown;
         }
         Found::Missed(self.unseen(first, snapshot))
+    }
+
+    /// Whether a cursor is older than what is remembered.
+    pub fn is_older(&self, cursor: &Cursor) -> bool {
+        let snapshot = &cursor.position.snapshot;
+        self.first_unseen(snapshot, |_| {}).is_none()
     }
 
     /// What is remembered and not seen by a snapshot that was read from the journal meanwhile.
@@ -170,4 +195,35 @@ fn size(events: &[Event]) -> usize {
         _ => 200,
     });
     each.sum::<usize>() + 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(cursor: &str) -> Arc<Place> {
+        Place::of(cursor.parse().unwrap())
+    }
+
+    #[test]
+    fn a_cursor_of_another_relay_is_good_once_it_was_vouched_for_until_history_begins_anew() {
+        let mut recent = Recent::new(1000);
+        recent.begin(place("00000001.7:7:.1"));
+        recent.reached(place("00000001.9:9:.3"));
+        let of_another = "00000001.8:8:.2".parse().unwrap();
+        assert!(matches!(recent.since(&of_another), Found::Unknown));
+        recent.vouch(&of_another);
+        assert!(matches!(recent.since(&of_another), Found::Missed(_)));
+        // others come, and come again
+        for number in 10..10 + VOUCHED {
+            for _ in 0..2 {
+                recent.vouch(&format!("00000001.8:8:.{number}").parse().unwrap());
+            }
+        }
+        assert!(matches!(recent.since(&of_another), Found::Unknown));
+        assert_eq!(recent.vouched.len(), VOUCHED);
+        recent.vouch(&of_another);
+        recent.begin(place("00000001.7:7:.1"));
+        assert!(matches!(recent.since(&of_another), Found::Unknown));
+    }
 }

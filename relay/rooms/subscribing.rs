@@ -50,6 +50,14 @@ impl Rooms {
                 return;
             }
         }
+        if let Beginning::Since {
+            since,
+            journal: Some(Missed::Nothing),
+        } = &subscribe.from
+            && self.recent.now().cursor.epoch == since.epoch
+        {
+            self.recent.vouch(since);
+        }
         self.deny_too_many(&mut subscribe);
         let rooms = &subscribe.rooms;
         let replay = match &subscribe.from {
@@ -100,7 +108,7 @@ impl Rooms {
                 journal: Some(Missed::Events(_, until)),
             } => now.epoch == since.epoch && !until.is_within(&now.position.snapshot),
             Beginning::Since { since, .. } if !self.remembers => {
-                now.epoch == since.epoch && matches!(self.recent.since(since, true), Found::Older)
+                now.epoch == since.epoch && self.recent.is_older(since)
             }
             _ => false,
         };
@@ -182,8 +190,7 @@ impl Rooms {
                 let recent = self.recent.after(until);
                 recent.map_or(Found::Older, Found::Missed)
             }
-            Some(Missed::Nothing) => self.recent.since(since, true),
-            None => self.recent.since(since, false),
+            Some(Missed::Nothing) | None => self.recent.since(since),
         };
         let older = match journal {
             Some(Missed::Events(older, _)) => &older[..],

@@ -111,6 +111,28 @@ async fn any_relay_takes_any_cursor_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_cursor_that_many_bring_is_looked_at_once() {
+    let (database, room) = lead().await;
+    let first = Relay::start(&database.url()).await;
+    let cursor = absent(&database, &first, &room).await;
+    drop(first);
+    let again = Relay::start(&database.url()).await;
+    let mut client = Client::connect(&again).await;
+    client.resume(&[&room], &cursor).await;
+    // nobody can look now
+    let dba = database.connect().await;
+    let lock = "begin; lock table crm_relay.setting in access exclusive mode";
+    dba.batch_execute(lock).await.unwrap();
+    let mut client = Client::connect(&again).await;
+    let answer = client.resume(&[&room], &cursor).await;
+    assert_eq!(answer["rooms"], json!([room]), "{answer}");
+    assert!(answer.get("resync").is_none(), "{answer}");
+    dba.batch_execute("commit").await.unwrap();
+    let seen = counts(&client.everything(database.client()).await);
+    assert_eq!(seen, [4, 5, 6]);
+}
+
+#[tokio::test]
 async fn what_memory_does_not_hold_is_read_from_the_journal() {
     let (database, room) = lead().await;
     let relay = Relay::with(&database.url(), |command| {
