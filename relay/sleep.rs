@@ -44,7 +44,10 @@ const SOON: Duration = Duration::from_millis(20);
 const BUSY: u32 = 3;
 
 /// Time in which nothing was found, after which a look that finds nothing either has it try to fall asleep.
-const QUIET: Duration = Duration::from_millis(16);
+const QUIET: Duration = Duration::from_millis(8);
+
+/// The same where writers had waited for each other: they come at the pace of their disk.
+const QUIET_AFTER_WAITING: Duration = Duration::from_millis(50);
 
 /// Rests between two looks, while it is awake.
 const FIRST_REST: Duration = Duration::from_micros(200);
@@ -102,6 +105,8 @@ pub struct Sleeper {
     found_at: Instant,
     /// So long it rests before the next look, while it is awake.
     rest_for: Duration,
+    /// [`QUIET`], or [`QUIET_AFTER_WAITING`].
+    awake_for: Duration,
 }
 
 impl Sleeper {
@@ -118,6 +123,7 @@ impl Sleeper {
             busy: 0,
             found_at: Instant::now(),
             rest_for: FIRST_REST,
+            awake_for: QUIET,
         };
         sleeper.try_to_lead().await?;
         Ok(sleeper)
@@ -152,7 +158,7 @@ impl Sleeper {
                 self.falling = None;
                 match fell {
                     Ok(()) => self.rest = Rest::Asleep,
-                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => self.stay_awake(),
+                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => self.stay_awake(QUIET),
                     Err(error) => return Err(Unheard::Mute(chain(&error))),
                 }
                 self.found_at = Instant::now();
@@ -208,13 +214,15 @@ impl Sleeper {
                 self.busy = if quiet_for < SOON { self.busy + 1 } else { 0 };
                 if self.busy == BUSY {
                     self.busy = 0;
-                    if rings_on || self.ask(WAITS).await? {
-                        self.wake().await?;
+                    if self.ask(WAITS).await? {
+                        self.wake(QUIET_AFTER_WAITING).await?;
+                    } else if rings_on {
+                        self.wake(QUIET).await?;
                     }
                 }
             }
             Rest::Asleep => {}
-            Rest::Awake if found == 0 && quiet_for >= QUIET => self.fall_asleep(),
+            Rest::Awake if found == 0 && quiet_for >= self.awake_for => self.fall_asleep(),
             Rest::Awake => {
                 // while it finds something it looks half of its time, so that what comes meanwhile is read at
                 // once; then less and less often
@@ -242,16 +250,18 @@ impl Sleeper {
         self.next = Instant::now() + self.patience;
     }
 
-    async fn wake(&mut self) -> Result<(), Unheard> {
+    async fn wake(&mut self, quiet: Duration) -> Result<(), Unheard> {
         self.ask(&format!(
             "select pg_advisory_unlock('crm_relay.setting'::regclass::oid::int, {ASLEEP})"
         ))
         .await?;
-        self.stay_awake();
+        self.stay_awake(quiet);
         Ok(())
     }
 
-    fn stay_awake(&mut self) {
+    /// Until nothing has come for so long.
+    fn stay_awake(&mut self, quiet: Duration) {
+        self.awake_for = quiet;
         self.busy = 0;
         self.rest = Rest::Awake;
         self.found_at = Instant::now();
@@ -268,7 +278,7 @@ impl Sleeper {
             .await?;
         if leads {
             tracing::info!("this relay leads");
-            self.stay_awake();
+            self.stay_awake(QUIET);
         }
         Ok(())
     }
