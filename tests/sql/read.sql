@@ -1,7 +1,7 @@
 -- reading: changes since a cursor, the audit view, pruning
 
 begin;
-select plan(32);
+select plan(33);
 
 -- changes since a cursor
 create function pg_temp.cursor() returns text language sql as $$
