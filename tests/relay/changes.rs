@@ -491,36 +491,28 @@ async fn a_part_and_its_record_changed_at_the_same_time_keep_their_histories() {
 
 #[tokio::test]
 async fn a_connection_gets_one_frame_however_many_of_its_rooms_a_change_is_in() {
-    let (database, _relay, mut client) = listing().await;
+    let (database, relay, mut client) = listing().await;
     database
         .execute(&format!("update listings set team_id = '{BEA}'"))
         .await;
     client.next_event().await;
-    client
-        .subscribe(&[
-            format!("team:{BEA}"),
-            format!("team:{BEA}/listings"),
-            format!("user:{ANN}"),
-        ])
-        .await;
+    let scopes = [
+        format!("team:{BEA}"),
+        format!("team:{BEA}/listings"),
+        format!("user:{ANN}"),
+    ];
+    client.subscribe(&scopes).await;
+    let mut other = Client::connect(&relay).await;
+    other.subscribe(&scopes).await;
     database.execute("update listings set city = 'Reno'").await;
-    let events = client.everything(database.client()).await;
-    assert_eq!(kinds(&events), ["LISTING_UPDATED"]);
-    let mut rooms: Vec<&str> = events[0]["rooms"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|room| room.as_str().unwrap())
-        .collect();
-    rooms.sort();
-    assert_eq!(
-        rooms,
-        [
-            format!("team:{BEA}"),
-            format!("team:{BEA}/listings"),
-            format!("user:{ANN}")
-        ]
-    );
+    for client in [&mut client, &mut other] {
+        let events = client.everything(database.client()).await;
+        assert_eq!(kinds(&events), ["LISTING_UPDATED"]);
+        let rooms = events[0]["rooms"].as_array().unwrap().iter();
+        let mut rooms: Vec<&str> = rooms.map(|room| room.as_str().unwrap()).collect();
+        rooms.sort();
+        assert_eq!(rooms, scopes);
+    }
 }
 
 #[tokio::test]
