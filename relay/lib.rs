@@ -15,7 +15,7 @@
 //! | station | what it does | what it does not know |
 //! |---|---|---|
 //! | [`doorbell`], [`sleep`] | hears that something was committed; tells writers whether they must ring | what |
-//! | [`journal`], [`reader`] | reads exactly what became visible since the last [`snapshot`]; whether what was told is [`unsettled`] | sockets |
+//! | [`journal`], [`reader`] | reads exactly what became visible since the last [`snapshot`]; keeps what a crash may still take back ([`unsettled`]) | sockets |
 //! | [`order`], [`diff`] | bring a transaction's [`change`]s in order; tell which columns changed | I/O of any kind |
 //! | [`event`] | what a change is to those who see it; its frames, each put together once | members of rooms |
 //! | [`throttle`] | what waits a moment, so that a field does not flicker | members of rooms |

@@ -38,8 +38,8 @@ const POLL_WITHOUT_BELL: Duration = Duration::from_millis(250);
 /// How often slots of the journal whose time is over are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
-/// The module of what is written by `crm_relay.disconnect()`.
-const ITSELF: &str = "crm_relay";
+/// The module of what `crm_relay.disconnect()` writes, which nobody watches.
+const DISCONNECTS: &str = "crm_relay";
 
 /// Bytes of images of one transaction that are held at once; a larger one is handed on in pieces.
 const PIECE: usize = 64 << 20;
@@ -563,7 +563,7 @@ impl Reader {
         let (txid, seq) = (*txid, *seq);
         let is_known = |change: &Change| {
             let registry = self.told.registry.borrow();
-            *change.module == *ITSELF || registry.module(&change.module).is_some()
+            *change.module == *DISCONNECTS || registry.module(&change.module).is_some()
         };
         if !self.is_registry_newer && !changes.iter().all(is_known) {
             // watched since the registry was read; the reader's own session is in the middle of a read
@@ -632,7 +632,7 @@ pub fn events(changes: Vec<Change>, registry: &Registry, place: &Arc<Place>) -> 
     };
     let mut events = Vec::with_capacity(linked.len());
     for change in linked {
-        if *change.module == *ITSELF {
+        if *change.module == *DISCONNECTS {
             events.push(Event::Disconnected {
                 user: change.record_id,
                 at: change.changed_at,

@@ -29,6 +29,10 @@ impl Unsettled {
     pub fn tell(&mut self, txid: u64, seq: u64) {
         let now = Instant::now();
         let is_over = |(at, ..): &(Instant, u64, u64)| now.duration_since(*at) > WITHIN;
+        // of a large transaction, which is told in pieces, the last row will do
+        if self.told.back().is_some_and(|(_, last, _)| *last == txid) {
+            self.told.pop_back();
+        }
         while self.told.len() >= MOST || self.told.front().is_some_and(is_over) {
             self.told.pop_front();
         }
@@ -44,5 +48,29 @@ impl Unsettled {
     /// Another history begins.
     pub fn forget(&mut self) {
         self.told.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_transactions_of_half_a_minute_are_kept_each_with_its_last_row() {
+        let mut unsettled = Unsettled::default();
+        unsettled.tell(7, 1);
+        tokio::time::advance(WITHIN).await;
+        for (txid, seq) in [(9, 2), (9, 3), (8, 4)] {
+            unsettled.tell(txid, seq);
+        }
+        assert_eq!(unsettled.rows(), [(7, 1), (9, 3), (8, 4)]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        unsettled.tell(10, 5);
+        assert_eq!(unsettled.rows(), [(9, 3), (8, 4), (10, 5)]);
+        for txid in 0..MOST as u64 {
+            unsettled.tell(100 + txid, 6);
+        }
+        assert_eq!(unsettled.rows().len(), MOST);
+        assert_eq!(unsettled.rows()[0], (100, 6));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crm_relay::journal::Journal;
+use crm_relay::journal::{Journal, JournalError};
 use crm_relay::snapshot::Position;
 use serde_json::{Value, json};
 
@@ -169,6 +169,9 @@ async fn crashed(a_later_stands: bool) {
     cluster.crash();
     cluster.start_again();
     all_fetch_anew(&relay, &mut client, &cursors).await;
+    // it is told once: what was taken back is not looked for after the next loss of contact
+    let lose = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'crm-relay%'";
+    execute(&cluster, lose).await;
     set_status(&cluster, "lost").await;
     let event = client.next_event().await;
     assert_eq!(
@@ -387,7 +390,7 @@ async fn a_relay_prunes_nothing_that_it_has_yet_to_read() {
     );
     // once no transaction of another test is open that is older
     let pruned = async {
-        let mut reached = before;
+        let mut reached = before.clone();
         while journal.prune(&reached).await.unwrap().is_none() {
             let mut read = journal.read(&reached).await.unwrap();
             while read.next().await.unwrap().is_some() {}
@@ -396,4 +399,40 @@ async fn a_relay_prunes_nothing_that_it_has_yet_to_read() {
     };
     let pruned = tokio::time::timeout(DEADLINE, pruned).await;
     assert!(pruned.is_ok(), "what was read is pruned");
+    // who was vouched for before that and reads after it
+    let missed = journal.read_records(&before.snapshot, &[("leads", ONE)], 10, 10);
+    assert!(matches!(missed.await, Err(JournalError::Pruned)));
+}
+
+#[tokio::test]
+async fn what_a_relay_remembers_of_before_it_began_is_bounded() {
+    let database = Database::create().await;
+    let same = crm_relay::postgres::Database::of(&database.url()).unwrap();
+    let journal = Journal::open(same.session("test").await.unwrap());
+    let journal = journal.await.unwrap();
+    // so that all that comes is above what everything below is seen of
+    let open = database.connect().await;
+    open.batch_execute("begin; insert into leads default values")
+        .await
+        .unwrap();
+    database
+        .execute("insert into leads select from generate_series(1, 30)")
+        .await;
+    let until = journal.present().await.unwrap();
+    let bounds = [
+        (15, usize::MAX, true),
+        (14, usize::MAX, false),
+        (15, 1000, false),
+    ];
+    for (most, most_bytes, is_enough) in bounds {
+        let (since, changes) = journal.past(&until, most, most_bytes).await.unwrap();
+        assert_eq!(
+            changes.len(),
+            if is_enough { 30 } else { 0 },
+            "{most} {most_bytes}"
+        );
+        assert_eq!(since == until, !is_enough);
+    }
+    let nothing_new = journal.read(&until).await.unwrap();
+    nothing_new.end().await.unwrap();
 }

@@ -531,17 +531,23 @@ async fn a_session_in_which_a_records_owner_prepared_a_statement_is_not_used_aga
         .await;
 }
 
-#[tokio::test]
-async fn what_a_throttle_held_back_does_not_come_again_after_a_snapshot_that_has_it() {
+/// Four of five changes of a lead; with somebody who was told the first.
+async fn held_back(throttle: &str) -> (Database, String, Relay, Client) {
     let (database, room) = lead().await;
     let relay = Relay::with(&database.url(), |command| {
-        command.env("RELAY_THROTTLE", "1s");
+        command.env("RELAY_THROTTLE", throttle);
     })
     .await;
     let mut first = Client::connect(&relay).await;
     first.subscribe(&[&room]).await;
     count(&database, 1..=5).await;
     assert_eq!(first.next_event().await["data"]["number_of_contacts"], 1);
+    (database, room, relay, first)
+}
+
+#[tokio::test]
+async fn what_a_throttle_held_back_does_not_come_again_after_a_snapshot_that_has_it() {
+    let (database, room, relay, mut first) = held_back("1s").await;
     let mut client = Client::connect(&relay).await;
     client.snapshot(&[&room]).await;
     let snapshot = client.next_event().await;
@@ -557,15 +563,7 @@ async fn what_a_throttle_held_back_does_not_come_again_after_a_snapshot_that_has
 
 #[tokio::test]
 async fn who_left_and_came_again_without_a_snapshot_is_told_what_a_throttle_held_back() {
-    let (database, room) = lead().await;
-    let relay = Relay::with(&database.url(), |command| {
-        command.env("RELAY_THROTTLE", "3s");
-    })
-    .await;
-    let mut first = Client::connect(&relay).await;
-    first.subscribe(&[&room]).await;
-    count(&database, 1..=5).await;
-    assert_eq!(first.next_event().await["data"]["number_of_contacts"], 1);
+    let (_database, room, relay, _first) = held_back("3s").await;
     let mut clients = Vec::new();
     for leaves in [true, false] {
         let mut client = Client::connect(&relay).await;
