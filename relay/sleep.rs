@@ -64,9 +64,9 @@ const WAITS: &str = "
 const FALLING_FIRST: Duration = Duration::from_millis(5);
 const FALLING_LAST: Duration = Duration::from_millis(250);
 
-/// How long it waits to fall asleep; then it looks and tries again. A wait is a statement, and its
-/// snapshot holds back vacuum.
-const FALL_WITHIN: Duration = Duration::from_secs(30);
+/// How long it waits to fall asleep; then nobody has to ring until it tries again. Meanwhile all who come ring, and
+/// may wait for each other; and a wait is a statement, whose snapshot holds back vacuum.
+const FALL_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often who follows tries to lead.
 const TRY_EVERY: Duration = Duration::from_secs(1);
