@@ -46,7 +46,8 @@ const BUSY: u32 = 3;
 /// Time in which nothing was found, after which a look that finds nothing either has it try to fall asleep.
 const QUIET: Duration = Duration::from_millis(8);
 
-/// The same where writers had waited for each other: they come at the pace of their disk.
+/// The same where writers had waited for each other, who come at the pace of their disk, or may have while it did not
+/// get to fall asleep.
 const QUIET_AFTER_WAITING: Duration = Duration::from_millis(50);
 
 /// Rests between two looks, while it is awake.
@@ -158,7 +159,7 @@ impl Sleeper {
                 self.falling = None;
                 match fell {
                     Ok(()) => self.rest = Rest::Asleep,
-                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => self.stay_awake(QUIET),
+                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => self.stay_awake(QUIET_AFTER_WAITING),
                     Err(error) => return Err(Unheard::Mute(chain(&error))),
                 }
                 self.found_at = Instant::now();
