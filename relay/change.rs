@@ -89,7 +89,7 @@ impl Change {
     /// Whether any of these rooms has to do with it.
     pub fn concerns(&self, rooms: &RoomSet<'_>) -> bool {
         let standings = self.before.iter().chain(&self.after);
-        let scopes = standings.flat_map(|standing| &standing.rooms);
+        let mut scopes = standings.flat_map(|standing| standing.scopes.iter());
         let mut heirs = self.heirs.iter();
         self.action == Action::Truncated
             || heirs.any(|heir| {
@@ -97,8 +97,6 @@ impl Change {
                     || heir.rooms.iter().any(|room| rooms.has(room.as_str()))
             })
             || rooms.has(format!("{}:{}", self.module, self.record_id).as_str())
-            || scopes.into_iter().any(|room: &String| {
-                rooms.has(room.as_str()) || rooms.has(format!("{room}/{}", self.module).as_str())
-            })
+            || scopes.any(|room| rooms.has(room.as_str()))
     }
 }

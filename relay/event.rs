@@ -126,12 +126,10 @@ pub enum Event {
 /// A record's change, ready to be encoded for any view of it.
 #[derive(Debug)]
 pub struct Changed {
-    /// Such as `LISTING_UPDATED`.
-    pub kind: String,
     /// The record's room, such as `listings:5d1f…`.
     pub record_room: String,
     /// The scope rooms that the record was in before and is in after.
-    pub stayed_in: Vec<String>,
+    pub stayed_in: Arc<[String]>,
     /// The scope rooms that it left.
     pub left: Vec<String>,
     /// The scope rooms that it entered.
@@ -149,9 +147,8 @@ pub struct Changed {
     /// How many changes a throttle made one of.
     coalesced: u32,
     change: Change,
-    event_name: String,
+    watched: Arc<Module>,
     body: String,
-    key_columns: Vec<String>,
     place: Arc<Place>,
     /// The frame for those who know it by its record's room alone, which is what most of them do.
     plain: OnceLock<Frame>,
@@ -163,7 +160,7 @@ pub struct Changed {
 /// event, `place` is where the batch begins that the change came in.
 pub fn of(
     change: Change,
-    module: &Module,
+    module: &Arc<Module>,
     quiet: &[String],
     place: &Arc<Place>,
 ) -> Result<Option<Event>, BadImage> {
@@ -188,29 +185,25 @@ pub fn of(
         Action::Deleted => format!("\"data\":{}", whole(change.old_image.as_deref())?),
         _ => format!("\"data\":{}", whole(change.new_image.as_deref())?),
     };
-    let with_module = |rooms: Vec<&String>| {
-        let both = rooms
-            .into_iter()
-            .flat_map(|room| [room.clone(), format!("{room}/{}", change.module)]);
-        both.collect::<Vec<_>>()
+    let scopes = |standing: &Option<Arc<Standing>>| {
+        let scopes = standing.as_ref().map(|standing| standing.scopes.clone());
+        scopes.unwrap_or_default()
     };
-    let rooms = |standing: &Option<Arc<Standing>>| {
-        standing
-            .as_ref()
-            .map_or(Vec::new(), |standing| standing.rooms.clone())
-    };
-    let (before, after) = (&rooms(&change.before), &rooms(&change.after));
+    let (before, after) = (scopes(&change.before), scopes(&change.after));
     let (stayed_in, left, entered) = match change.action {
-        Action::Created => (with_module(after.iter().collect()), Vec::new(), Vec::new()),
-        Action::Deleted => (with_module(before.iter().collect()), Vec::new(), Vec::new()),
-        _ => (
-            with_module(before.iter().filter(|room| after.contains(room)).collect()),
-            with_module(before.iter().filter(|room| !after.contains(room)).collect()),
-            with_module(after.iter().filter(|room| !before.contains(room)).collect()),
-        ),
+        Action::Created => (after, Vec::new(), Vec::new()),
+        Action::Deleted => (before, Vec::new(), Vec::new()),
+        _ if before == after => (after, Vec::new(), Vec::new()),
+        _ => {
+            let (left, stayed) = before
+                .iter()
+                .cloned()
+                .partition(|room| !after.contains(room));
+            let entered = after.iter().filter(|room| !before.contains(room));
+            (Vec::into(stayed), left, entered.cloned().collect())
+        }
     };
     Ok(Some(Event::Changed(Box::new(Changed {
-        kind: format!("{}_{}", module.event, change.action.name().to_uppercase()),
         record_room: format!("{}:{}", change.module, change.record_id),
         stayed_in,
         left,
@@ -221,8 +214,7 @@ pub fn of(
         changes_access: (columns.iter()).any(|column| module.access_columns.contains(column)),
         columns,
         coalesced: 1,
-        event_name: module.event.clone(),
-        key_columns: module.key_columns.clone(),
+        watched: module.clone(),
         body,
         place: place.clone(),
         plain: OnceLock::new(),
@@ -265,7 +257,7 @@ impl Changed {
                 left: before && !after,
                 entered: after && !before,
             });
-        (std::iter::once(&self.record_room).chain(&self.stayed_in))
+        (std::iter::once(&self.record_room).chain(self.stayed_in.iter()))
             .map(move |room| (room.as_str(), stayed))
             .chain((self.left.iter()).map(move |room| (room.as_str(), left)))
             .chain((self.entered.iter()).map(move |room| (room.as_str(), entered)))
@@ -329,10 +321,10 @@ impl Changed {
     fn put_together(&self, action: Action, body: &str, view: View, rooms: &[&str]) -> String {
         let change = &self.change;
         let mut text = String::with_capacity(body.len() + 512);
+        text.push_str("{\"type\":\"");
+        self.push_kind(&mut text, action);
         text.push_str(&format!(
-            "{{\"type\":\"{}_{}\",\"module\":\"{}\",\"action\":\"{}\",\"recordId\":{}",
-            self.event_name,
-            action.name().to_uppercase(),
+            "\",\"module\":\"{}\",\"action\":\"{}\",\"recordId\":{}",
             change.module,
             action.name(),
             diff::quoted(&change.record_id),
@@ -364,6 +356,21 @@ impl Changed {
         }
         text.push('}');
         text
+    }
+
+    /// Such as `LISTING_UPDATED`.
+    pub fn kind(&self) -> String {
+        let mut kind = String::new();
+        self.push_kind(&mut kind, self.change.action);
+        kind
+    }
+
+    fn push_kind(&self, text: &mut String, action: Action) {
+        text.push_str(&self.watched.event);
+        text.push('_');
+        let start = text.len();
+        text.push_str(action.name());
+        text[start..].make_ascii_uppercase();
     }
 
     /// Who made it, where that is certain.
@@ -448,7 +455,9 @@ impl Changed {
             .or(self.change.new_image.as_deref());
         image
             .and_then(|image| Columns::of(image).ok())
-            .map_or("{}".to_owned(), |columns| columns.only(&self.key_columns))
+            .map_or("{}".to_owned(), |columns| {
+                columns.only(&self.watched.key_columns)
+            })
     }
 }
 

@@ -367,7 +367,7 @@ impl Inquirer<'_> {
             _ => None,
         });
         if let Some(changed) = told.clone().find(|changed| changed.seq == change.seq) {
-            let says = format!("{} of room {}", changed.kind, changed.record_room);
+            let says = format!("{} of room {}", changed.kind(), changed.record_room);
             return Ok((
                 step(Answer::Yes, says, registry("event, quiet_columns")),
                 changed,

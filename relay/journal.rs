@@ -367,8 +367,9 @@ fn bounds(stretches: &[Range<u64>]) -> (Vec<i64>, Vec<i64>) {
 
 fn change(row: &Row) -> Result<Change, JournalError> {
     let seq: i64 = row.get(0);
-    let action: String = row.get(3);
-    let Some(action) = Action::from_name(&action) else {
+    let action: &str = row.get(3);
+    let Some(action) = Action::from_name(action) else {
+        let action = action.to_owned();
         return Err(JournalError::BadRow { seq, action });
     };
     let part: Option<String> = row.get(5);

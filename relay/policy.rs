@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -374,37 +375,29 @@ impl Known {
         {
             return known.clone();
         }
-        let standing = Standing {
-            number: self.next,
-            module: access.0.clone(),
-            access: access.1.as_str().into(),
-            rooms,
-        };
+        let (number, (module, access)) = (self.next, access);
         self.next += 1;
-        Arc::new(standing)
+        Arc::new(Standing::of(number, module.clone(), access, rooms))
     }
 
-    /// Takes in answers to what was asked in an era, and known before or not; gives back what was not raised
-    /// for.
+    /// Takes in answers to what was asked in an era, and known before or not; gives back what follows from each,
+    /// None where the policy raised.
     fn know(
         &mut self,
         era: u64,
         asked: Vec<(Access, Option<Arc<Standing>>)>,
         places: Vec<Option<Vec<String>>>,
-    ) -> Vec<(Access, Arc<Standing>)> {
+    ) -> Vec<Option<Arc<Standing>>> {
         // not into a turn that is long over
         self.standings.pass();
         self.standings.expect(asked.len());
         let mut standings = Vec::with_capacity(asked.len());
         for ((access, known), rooms) in asked.into_iter().zip(places) {
-            let Some(rooms) = rooms else {
-                continue;
-            };
-            let standing = self.standing(&access, rooms, known.as_ref());
-            if self.era == era {
-                self.standings.insert(access.clone(), standing.clone());
+            let standing = rooms.map(|rooms| self.standing(&access, rooms, known.as_ref()));
+            if let Some(standing) = standing.as_ref().filter(|_| self.era == era) {
+                self.standings.insert(access, standing.clone());
             }
-            standings.push((access, standing));
+            standings.push(standing);
         }
         standings
     }
@@ -431,18 +424,15 @@ impl Placement {
     /// Finds out how these records stood and stand. What cannot be judged becomes an upheaval of its
     /// module.
     pub async fn place(&self, changes: &mut [Change], registry: &Registry) -> Result<(), NotTold> {
-        let accesses: Vec<(Option<String>, Option<String>)> = changes
-            .iter_mut()
-            .map(|change| accesses(change, registry))
+        let mut accesses = Accesses::default();
+        let numbers: Vec<_> = (changes.iter_mut())
+            .map(|change| accesses.of(change, registry))
             .collect();
-        let standings = self.standings(changes, &accesses).await?;
-        for (change, (before, after)) in changes.iter_mut().zip(accesses) {
-            let stand = |access: Option<String>| match access {
+        let standings = self.standings(accesses.each()).await?;
+        for (change, (before, after)) in changes.iter_mut().zip(numbers) {
+            let stand = |number: Option<usize>| match number {
                 None => Some(None),
-                Some(access) => {
-                    let found = standings.get(&(change.module.clone(), access))?;
-                    Some(Some(found.clone()))
-                }
+                Some(number) => standings[number].clone().map(Some),
             };
             if let (Some(before), Some(after)) = (stand(before), stand(after)) {
                 change.before = before;
@@ -455,29 +445,27 @@ impl Placement {
         self.find_heirs(changes, registry).await
     }
 
-    /// The standings of these, each asked for once; without those for which the policy raises.
+    /// The standings of these; None where the policy raises.
     async fn standings(
         &self,
-        changes: &[Change],
-        accesses: &[(Option<String>, Option<String>)],
-    ) -> Result<HashMap<Access, Arc<Standing>>, NotTold> {
-        let mut standings = HashMap::new();
-        let mut wanted: HashSet<Access> = HashSet::new();
+        accesses: Vec<Access>,
+    ) -> Result<Vec<Option<Arc<Standing>>>, NotTold> {
+        let mut standings = vec![None; accesses.len()];
+        let mut missing = Vec::new();
+        let mut wanted = Vec::new();
         let mut aged: HashMap<Access, Arc<Standing>> = HashMap::new();
         let era = {
             let mut known = self.known();
             known.standings.pass();
-            for (change, (before, after)) in changes.iter().zip(accesses) {
-                for access in before.iter().chain(after) {
-                    let key = (change.module.clone(), access.clone());
-                    let Some(standing) = known.standings.get(&key) else {
-                        wanted.insert(key);
-                        continue;
-                    };
-                    if known.standings.recent(&key).is_none() {
-                        aged.insert(key.clone(), standing.clone());
-                    }
-                    standings.insert(key, standing.clone());
+            for (number, access) in accesses.into_iter().enumerate() {
+                let Some(standing) = known.standings.get(&access).cloned() else {
+                    missing.push(number);
+                    wanted.push((access, None));
+                    continue;
+                };
+                standings[number] = Some(standing.clone());
+                if known.standings.recent(&access).is_none() {
+                    aged.insert(access, standing);
                 }
             }
             if !aged.is_empty() && !known.asking_again {
@@ -486,13 +474,18 @@ impl Placement {
             }
             known.era
         };
-        let wanted: Vec<Access> = wanted.into_iter().collect();
+        if wanted.is_empty() {
+            return Ok(standings);
+        }
         let mut places = Vec::new();
         let asked = self.ask_places(&wanted, &mut places).await;
-        let wanted = wanted.into_iter().map(|access| (access, None)).collect();
-        standings.extend(self.known().know(era, wanted, places));
+        let found = self.known().know(era, wanted, places);
         // what was answered before is known when this is asked again
-        asked.map(|()| standings)
+        asked?;
+        for (number, standing) in missing.into_iter().zip(found) {
+            standings[number] = standing;
+        }
+        Ok(standings)
     }
 
     /// Asks again for what is told by an answer that is not new any more. Whatever is not answered now is
@@ -501,9 +494,8 @@ impl Placement {
         let aged: Vec<_> = (aged.into_iter())
             .map(|(access, known)| (access, Some(known)))
             .collect();
-        let asked: Vec<Access> = aged.iter().map(|(access, _)| access.clone()).collect();
         let mut places = Vec::new();
-        if let Err(error) = self.ask_places(&asked, &mut places).await {
+        if let Err(error) = self.ask_places(&aged, &mut places).await {
             tracing::warn!(%error, "could not ask the policy again: what is known counts for now");
         }
         let mut known = self.known();
@@ -513,11 +505,11 @@ impl Placement {
 
     async fn ask_places(
         &self,
-        wanted: &[Access],
+        wanted: &[(Access, Option<Arc<Standing>>)],
         places: &mut Vec<Option<Vec<String>>>,
     ) -> Result<(), NotTold> {
         let wanted: Vec<(&str, &str)> = (wanted.iter())
-            .map(|(module, access)| (&**module, access.as_str()))
+            .map(|((module, access), _)| (&**module, access.as_str()))
             .collect();
         let mut pieces = Pieces::default();
         while let Some(piece) = pieces.next(&wanted, places.len()) {
@@ -583,26 +575,50 @@ impl Placement {
     }
 }
 
-/// The access columns of a change's images; an image that is none makes it an upheaval.
-fn accesses(change: &mut Change, registry: &Registry) -> (Option<String>, Option<String>) {
-    let Some(module) = registry.module(&change.module) else {
-        return (None, None);
-    };
-    let of = |image: &Option<String>| {
-        let image = image.as_deref()?;
-        Some(standing::access(image, &module.access_columns))
-    };
-    let (before, after) = match &change.record_image {
-        None => (of(&change.old_image), of(&change.new_image)),
-        record => (of(record), of(record)),
-    };
-    match (before.transpose(), after.transpose()) {
-        (Ok(before), Ok(after)) => (before, after),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(seq = change.seq, %error, "an image that cannot be read: its module's rooms fetch anew");
-            change.action = Action::Truncated;
-            (None, None)
+/// The access columns of several changes' images, each once and by a number.
+#[derive(Default)]
+struct Accesses(FxHashMap<Access, usize>);
+
+impl Accesses {
+    /// Those of a change, before and after; an image that is none makes it an upheaval.
+    fn of(&mut self, change: &mut Change, registry: &Registry) -> (Option<usize>, Option<usize>) {
+        let Some(module) = registry.module(&change.module) else {
+            return (None, None);
+        };
+        let (old, new) = match change.record_image.as_deref() {
+            None => (change.old_image.as_deref(), change.new_image.as_deref()),
+            record => (record, record),
+        };
+        let [before, after] = [old, new]
+            .map(|image| image.map(|image| standing::Access::of(image, &module.access_columns)));
+        match (before.transpose(), after.transpose()) {
+            (Ok(before), Ok(after)) => {
+                let is = after.as_ref().map(|after| self.number(change, after));
+                // as in almost every update
+                let is_same = before == after;
+                let was = before.filter(|_| !is_same);
+                let was = was.map(|before| self.number(change, &before));
+                (if is_same { is } else { was }, is)
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(seq = change.seq, %error, "an image that cannot be read: its module's rooms fetch anew");
+                change.action = Action::Truncated;
+                (None, None)
+            }
         }
+    }
+
+    fn number(&mut self, change: &Change, access: &standing::Access<'_>) -> usize {
+        let next = self.0.len();
+        let access = (change.module.clone(), access.json());
+        *self.0.entry(access).or_insert(next)
+    }
+
+    /// By their numbers.
+    fn each(self) -> Vec<Access> {
+        let mut each: Vec<_> = self.0.into_iter().collect();
+        each.sort_unstable_by_key(|(_, number)| *number);
+        each.into_iter().map(|(access, _)| access).collect()
     }
 }
 
@@ -623,10 +639,9 @@ mod tests {
             let access = (Arc::from("leads"), r#"{"team":1}"#.to_owned());
             let rooms = rooms.map(|room| vec![room.to_owned()]);
             let before = known.standings.get(&access).cloned();
-            let standings = known.know(era, vec![(access.clone(), before)], vec![rooms]);
-            let told = standings.into_iter().next();
+            let told = known.know(era, vec![(access.clone(), before)], vec![rooms]);
             (
-                told.map(|(_, standing)| standing.number),
+                told[0].as_ref().map(|standing| standing.number),
                 known.standings.get(&access).map(|known| known.number),
             )
         };

@@ -506,7 +506,8 @@ impl Reader {
         let mut batch = journal.read(&position).await?;
         self.is_registry_newer = false;
         loop {
-            let so_far = batch.so_far();
+            let is_due = transactions + 1 >= TRANSACTIONS_A_BATCH;
+            let so_far = is_due.then(|| batch.so_far()).flatten();
             let Some(change) = batch.next().await? else {
                 break;
             };

@@ -1,7 +1,8 @@
 //! The registry: which modules are watched, and what their record ids look like.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 /// One watched table, a row of `crm_relay.module`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl KeyForm {
 /// All watched modules by name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Registry {
-    modules: HashMap<Arc<str>, Module>,
+    modules: FxHashMap<Arc<str>, Arc<Module>>,
 }
 
 /// The scopes of rooms that hold many records.
@@ -110,19 +111,19 @@ impl Registry {
         Registry {
             modules: modules
                 .into_iter()
-                .map(|module| (module.name.clone(), module))
+                .map(|module| (module.name.clone(), Arc::new(module)))
                 .collect(),
         }
     }
 
     /// A module by its name.
-    pub fn module(&self, name: &str) -> Option<&Module> {
+    pub fn module(&self, name: &str) -> Option<&Arc<Module>> {
         self.modules.get(name)
     }
 
     /// All of them.
     pub fn modules(&self) -> impl Iterator<Item = &Module> {
-        self.modules.values()
+        self.modules.values().map(Arc::as_ref)
     }
 
     /// Whether who may see records of another module depends on those of this one.

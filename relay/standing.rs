@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::diff::{BadImage, Columns};
+use crate::diff::{BadImage, Columns, object};
 
 /// The access columns of an image, and what follows from them.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +18,22 @@ pub struct Standing {
     pub access: Arc<str>,
     /// The scope rooms that it is in, such as `team:7`.
     pub rooms: Vec<String>,
+    /// The same, each followed by the room of its module alone, such as `team:7/leads`.
+    pub scopes: Arc<[String]>,
+}
+
+impl Standing {
+    /// Of a record of this module, with these access columns and in these scope rooms.
+    pub fn of(number: u64, module: Arc<str>, access: &str, rooms: Vec<String>) -> Standing {
+        let both = |room: &String| [room.clone(), format!("{room}/{module}")];
+        Standing {
+            number,
+            access: access.into(),
+            scopes: rooms.iter().flat_map(both).collect(),
+            module,
+            rooms,
+        }
+    }
 }
 
 /// A record whose access depends on another one's, which changed, such as an appointment of a lead.
@@ -31,13 +47,24 @@ pub struct Heir {
 
 /// The access columns of an image. One that lacks any of them is not to be judged: what is not there
 /// might have been what closes it.
-pub fn access(image: &str, access_columns: &[String]) -> Result<String, BadImage> {
-    let columns = Columns::of(image)?;
-    match access_columns
-        .iter()
-        .find(|name| columns.get(name).is_none())
-    {
-        Some(missing) => Err(BadImage::Lacks(missing.clone())),
-        None => Ok(columns.only(access_columns)),
+#[derive(Debug, PartialEq, Eq)]
+pub struct Access<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Access<'a> {
+    /// Of this image.
+    pub fn of(image: &'a str, access_columns: &'a [String]) -> Result<Access<'a>, BadImage> {
+        let columns = Columns::of(image)?;
+        let value = |name: &'a String| match columns.get(name) {
+            Some(value) => Ok((name.as_str(), value)),
+            None => Err(BadImage::Lacks(name.clone())),
+        };
+        Ok(Access(
+            access_columns.iter().map(value).collect::<Result<_, _>>()?,
+        ))
+    }
+
+    /// As a JSON object.
+    pub fn json(&self) -> String {
+        object(self.0.iter().copied())
     }
 }

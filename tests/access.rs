@@ -85,12 +85,9 @@ struct Database {
 }
 
 fn standing(number: u64, module: &str) -> Arc<Standing> {
-    Arc::new(Standing {
-        number,
-        module: module.into(),
-        access: format!(r#"{{"team":{number}}}"#).into(),
-        rooms: vec![format!("team:{number}")],
-    })
+    let access = format!(r#"{{"team":{number}}}"#);
+    let rooms = vec![format!("team:{number}")];
+    Arc::new(Standing::of(number, module.into(), &access, rooms))
 }
 
 impl Database {
@@ -743,12 +740,9 @@ fn bulk(world: &mut World, records: std::ops::Range<u64>, rooms: &[&str]) -> Vec
     let changes = records.map(|record| {
         let image = |value: u64| format!(r#"{{"id":{record},"team":0,"value":{value}}}"#);
         let change = (world.database).write("leads", record.to_string(), (image(0), image(1)));
-        let stands = Arc::new(Standing {
-            number: 1000 + record,
-            module: "leads".into(),
-            access: format!(r#"{{"team":0,"owner":{record}}}"#).into(),
-            rooms: rooms.iter().map(|&room| room.to_owned()).collect(),
-        });
+        let access = format!(r#"{{"team":0,"owner":{record}}}"#);
+        let rooms = rooms.iter().map(|&room| room.to_owned()).collect();
+        let stands = Arc::new(Standing::of(1000 + record, "leads".into(), &access, rooms));
         change.before = Some(stands.clone());
         change.after = Some(stands);
         change.clone()

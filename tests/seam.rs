@@ -75,12 +75,12 @@ impl Database {
         let image = |value: u64| Some(format!(r#"{{"value":{value}}}"#));
         let (old_image, new_image) = (image(*value), image(*value + 1));
         *value += 1;
-        let standing = Arc::new(Standing {
-            number: 0,
-            module: "leads".into(),
-            access: "{}".into(),
-            rooms: vec!["team:1".to_owned()],
-        });
+        let standing = Arc::new(Standing::of(
+            0,
+            "leads".into(),
+            "{}",
+            vec!["team:1".to_owned()],
+        ));
         self.journal.push(Change {
             seq: self.seq,
             txid,

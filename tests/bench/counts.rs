@@ -29,17 +29,17 @@ fn image(price: u32) -> String {
 }
 
 fn updated() -> Change {
-    let standing = Arc::new(Standing {
-        number: 0,
-        module: "listings".into(),
-        access: "{}".into(),
-        rooms: [
+    let standing = Arc::new(Standing::of(
+        0,
+        "listings".into(),
+        "{}",
+        [
             "user:a0000000-0000-4000-8000-000000000001",
             "team:70000000-0000-4000-8000-000000000001",
         ]
         .map(str::to_owned)
         .to_vec(),
-    });
+    ));
     Change {
         seq: 991_231,
         txid: 7_423_441,
@@ -135,7 +135,7 @@ fn main() {
         .and_then(|times| times.parse().ok())
         .expect("how often");
     let (old, new) = (image(425_000), image(426_000));
-    let module = Module {
+    let module = Arc::new(Module {
         name: "listings".into(),
         event: "LISTING".to_owned(),
         key_columns: vec!["id".to_owned()],
@@ -146,7 +146,7 @@ fn main() {
         access_of: None,
         missing: Vec::new(),
         is_part: false,
-    };
+    });
     let place = "3f2a91c0.7423:7423:.990".parse().expect("a cursor");
     let place = Place::of(place);
     let change = updated();

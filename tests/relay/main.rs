@@ -3,6 +3,7 @@
 mod access;
 mod alerts;
 mod audit;
+mod batch;
 mod canary;
 mod changes;
 mod chaos;
