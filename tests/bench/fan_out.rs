@@ -18,11 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// As fast as one writer can.
 pub async fn saturated(quick: bool) -> Vec<Figure> {
-    const KINDS: [Kind; 6] = [
+    const KINDS: [Kind; 7] = [
         Kind::Relay,
         Kind::Ws,
         Kind::SocketIo,
         Kind::Nchan,
+        Kind::Nats,
         Kind::BareOne,
         Kind::BareEight,
     ];
@@ -65,6 +66,7 @@ pub async fn saturated(quick: bool) -> Vec<Figure> {
         beside(Kind::Ws, Some(Goal::AtLeast(5.0))),
         beside(Kind::SocketIo, Some(Goal::AtLeast(5.0))),
         beside(Kind::Nchan, Some(Goal::AtLeast(4.0))),
+        beside(Kind::Nats, None),
         beside(Kind::BareEight, Some(Goal::AtLeast(0.8))),
         beside(Kind::BareOne, None),
         Figure::alone(
@@ -79,12 +81,13 @@ pub async fn saturated(quick: bool) -> Vec<Figure> {
 
 /// Twenty changes a second.
 pub async fn paced(quick: bool) -> Vec<Figure> {
-    const KINDS: [Kind; 5] = [
+    const KINDS: [Kind; 6] = [
         Kind::Relay,
         Kind::BareOne,
         Kind::Ws,
         Kind::SocketIo,
         Kind::Nchan,
+        Kind::Nats,
     ];
     let (runs, changes) = if quick { (1, 80) } else { (5, 200) };
     let found = measure(
@@ -128,7 +131,7 @@ pub async fn paced(quick: bool) -> Vec<Figure> {
         Figure::alone("paced", what, unit, relay, goal).beside(kind.name(), other)
     };
     let mut figures = Vec::new();
-    for kind in [Kind::BareOne, Kind::Ws, Kind::SocketIo, Kind::Nchan] {
+    for &kind in &KINDS[1..] {
         let goal = (kind == Kind::BareOne).then_some(Goal::AtMost(1.15));
         figures.push(figure(
             "CPU per frame",
@@ -139,7 +142,7 @@ pub async fn paced(quick: bool) -> Vec<Figure> {
             goal,
         ));
     }
-    for kind in [Kind::Ws, Kind::SocketIo, Kind::Nchan] {
+    for &kind in &KINDS[2..] {
         let goal = Some(Goal::AtMost(1.0));
         figures.push(figure(
             "p99, against p50",
@@ -150,7 +153,7 @@ pub async fn paced(quick: bool) -> Vec<Figure> {
             goal,
         ));
     }
-    for kind in [Kind::BareOne, Kind::Ws, Kind::SocketIo, Kind::Nchan] {
+    for &kind in &KINDS[1..] {
         figures.push(figure(
             "p50",
             "ms",

@@ -11,7 +11,13 @@ use crate::server::{Kind, Server};
 use crate::table;
 
 const CONNECTIONS: usize = 10_000;
-const KINDS: [Kind; 4] = [Kind::Relay, Kind::Ws, Kind::SocketIo, Kind::Nchan];
+const KINDS: [Kind; 5] = [
+    Kind::Relay,
+    Kind::Ws,
+    Kind::SocketIo,
+    Kind::Nchan,
+    Kind::Nats,
+];
 
 /// Memory of each connection.
 pub async fn run(quick: bool) -> Vec<Figure> {

@@ -23,6 +23,8 @@ pub struct Script {
     pub steps: Vec<Step>,
     /// Whether it asks for compression.
     pub deflates: bool,
+    /// Whether what is counted are lines that hold a row as JSON, of which a frame may have several (NATS).
+    pub counts_rows: bool,
 }
 
 /// One frame of a script.
@@ -266,7 +268,10 @@ struct Client {
     is_live: bool,
     /// Whether frames are handed over whole.
     keeps: bool,
+    /// Or rows, where those are counted.
     frames: usize,
+    /// Whether the next byte begins a line.
+    begins_line: bool,
     /// What is here of a header that is not whole.
     header: Vec<u8>,
     /// Of the frame that is being read: what is yet to come, its opcode, what is kept of it.
@@ -291,6 +296,7 @@ impl Client {
             is_live: false,
             keeps: true,
             frames: 0,
+            begins_line: true,
             header: Vec::new(),
             rest: 0,
             opcode: 0,
@@ -429,6 +435,9 @@ impl Client {
                 if self.keeps || self.opcode >= CLOSE {
                     self.kept.extend_from_slice(&bytes[..here]);
                 }
+                if self.script.counts_rows && self.opcode < CLOSE {
+                    self.count_rows(&bytes[..here]);
+                }
                 self.rest -= here;
                 bytes = &bytes[here..];
                 if self.rest > 0 {
@@ -466,6 +475,16 @@ impl Client {
         }
     }
 
+    /// Of a message of NATS the first line names its subject, the second is the row.
+    fn count_rows(&mut self, mut bytes: &[u8]) {
+        while let Some(&first) = bytes.first() {
+            self.frames += usize::from(self.begins_line && first == b'{');
+            let end = memchr::memchr(b'\n', bytes);
+            self.begins_line = end.is_some();
+            bytes = end.map_or(&[], |end| &bytes[end + 1..]);
+        }
+    }
+
     fn ended(&mut self, each: &mut impl FnMut(&[u8])) {
         match self.opcode {
             PING => {
@@ -478,7 +497,7 @@ impl Client {
             ),
             PONG => {}
             _ => {
-                self.frames += 1;
+                self.frames += usize::from(!self.script.counts_rows);
                 if self.keeps {
                     each(&self.kept);
                 }

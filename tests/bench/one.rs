@@ -10,12 +10,13 @@ use crate::plot::{self, Scale};
 use crate::server::{Kind, Server};
 use crate::table;
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind::Relay,
     Kind::BareOne,
     Kind::Ws,
     Kind::SocketIo,
     Kind::Nchan,
+    Kind::Nats,
 ];
 
 /// From commit to frame, beside a bare bridge.

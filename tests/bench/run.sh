@@ -26,6 +26,7 @@ deploy/postgres.sh install
 if command -v apt-get >/dev/null; then
   unpack nginx usr/sbin/nginx
   unpack libnginx-mod-nchan usr/lib/nginx/modules/ngx_nchan_module.so
+  unpack nats-server usr/sbin/nats-server
   # nchan makes a directory in there, wherever it is told to make it
   [ -d /var/lib/nginx ] || as_root mkdir -p /var/lib/nginx
 fi

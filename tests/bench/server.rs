@@ -27,6 +27,8 @@ pub enum Kind {
     SocketIo,
     /// nginx with nchan.
     Nchan,
+    /// NATS, with its own WebSockets.
+    Nats,
     /// A loop that writes each frame by itself to each socket.
     BareOne,
     /// The same with up to eight waiting frames a write.
@@ -41,6 +43,7 @@ impl Kind {
             Kind::Ws => "Node ws",
             Kind::SocketIo => "Socket.IO",
             Kind::Nchan => "nchan",
+            Kind::Nats => "NATS",
             Kind::BareOne => "bare, 1 frame a write",
             Kind::BareEight => "bare, 8 frames a write",
         }
@@ -104,6 +107,12 @@ impl Server {
                     .arg("-c")
                     .arg(nchan(address)),
             ),
+            Kind::Nats => drop(
+                command
+                    .arg(unpacked("usr/sbin/nats-server"))
+                    .arg("-c")
+                    .arg(nats(address)),
+            ),
             Kind::BareOne => drop(command.arg(own()).args(["bare", "1"])),
             Kind::BareEight => drop(command.arg(own()).args(["bare", "8"])),
         }
@@ -135,8 +144,19 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         server.started = began.elapsed();
-        server.bridge =
-            (kind == Kind::Nchan).then(|| bridge::start(server.ground.clone(), address));
+        server.bridge = match kind {
+            Kind::Nchan => Some(bridge::start(
+                server.ground.clone(),
+                address,
+                &bridge::NCHAN,
+            )),
+            Kind::Nats => Some(bridge::start(
+                server.ground.clone(),
+                next(address),
+                &bridge::NATS,
+            )),
+            _ => None,
+        };
         server
     }
 
@@ -248,11 +268,22 @@ impl Server {
                 ],
             ),
             Kind::Nchan => (format!("/sub/{record}"), Vec::new()),
+            Kind::Nats => (
+                "/".to_owned(),
+                vec![
+                    Step::Hear("INFO"),
+                    say(format!(
+                        "CONNECT {{\"verbose\":false}}\r\nSUB {record} 1\r\nPING\r\n"
+                    )),
+                    Step::Hear("PONG"),
+                ],
+            ),
         };
         Script {
             path,
             steps,
             deflates: false,
+            counts_rows: self.kind == Kind::Nats,
         }
     }
 
@@ -330,6 +361,11 @@ fn free() -> SocketAddr {
     }
 }
 
+/// The same with the next port.
+fn next(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port() + 1)
+}
+
 /// A file of this run.
 pub fn scratch(name: &str) -> PathBuf {
     PathBuf::from("target/bench").join(name)
@@ -371,6 +407,17 @@ fn nchan(address: SocketAddr) -> PathBuf {
     );
     let file = directory.join("nginx.conf");
     std::fs::write(&file, configuration).expect("nginx's configuration");
+    file
+}
+
+/// NATS's configuration: WebSockets here, its own protocol on the next port.
+fn nats(address: SocketAddr) -> PathBuf {
+    let file = scratch("nats.conf");
+    let configuration = format!(
+        "listen: \"{}\"\nping_interval: \"10m\"\nwebsocket {{ listen: \"{address}\", no_tls: true }}\n",
+        next(address),
+    );
+    std::fs::write(&file, configuration).expect("NATS's configuration");
     file
 }
 
