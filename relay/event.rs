@@ -3,6 +3,7 @@
 //! Knows nothing of rooms' members or sockets. The text of a frame is put together once, however
 //! many connections get it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -224,18 +225,16 @@ pub fn of(
 
 /// What a change of the table of users means: nobody sees it, but it may decide what they see.
 pub fn of_user(change: Change) -> Event {
-    let rooms = |standing: &Option<Arc<Standing>>| {
+    let rooms = |standing: &Option<Arc<Standing>>| -> HashSet<String> {
+        let standing = standing.iter();
         standing
-            .as_ref()
-            .map_or(Vec::new(), |standing| standing.rooms.clone())
-    };
-    let (before, after) = (rooms(&change.before), rooms(&change.after));
-    let differ = |one: &[String], other: &[String]| {
-        let moved = one.iter().filter(|room| !other.contains(room));
-        moved.cloned().collect::<Vec<_>>()
+            .flat_map(|standing| standing.rooms().cloned())
+            .collect()
     };
     Event::UserChanged {
-        rooms: [differ(&before, &after), differ(&after, &before)].concat(),
+        rooms: (&rooms(&change.before) ^ &rooms(&change.after))
+            .into_iter()
+            .collect(),
         user: (change.action != Action::Truncated).then_some(change.record_id),
         txid: change.txid,
     }

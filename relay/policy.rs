@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -365,19 +364,19 @@ impl Known {
         rooms: Vec<String>,
         known: Option<&Arc<Standing>>,
     ) -> Arc<Standing> {
-        let sorted = |rooms: &[String]| {
-            let mut sorted = rooms.to_vec();
-            sorted.sort_unstable();
-            sorted
+        let is_same = |known: &&Arc<Standing>| {
+            let mut were: Vec<&String> = known.rooms().collect();
+            let mut are: Vec<&String> = rooms.iter().collect();
+            were.sort_unstable();
+            are.sort_unstable();
+            were == are
         };
-        if let Some(known) = known
-            && sorted(&known.rooms) == sorted(&rooms)
-        {
+        if let Some(known) = known.filter(is_same) {
             return known.clone();
         }
         let (number, (module, access)) = (self.next, access);
         self.next += 1;
-        Arc::new(Standing::of(number, module.clone(), access, rooms))
+        Arc::new(Standing::of(number, module.clone(), access, &rooms))
     }
 
     /// Takes in answers to what was asked in an era, and known before or not; gives back what follows from each,
@@ -577,7 +576,7 @@ impl Placement {
 
 /// The access columns of several changes' images, each once and by a number.
 #[derive(Default)]
-struct Accesses(FxHashMap<Access, usize>);
+struct Accesses(HashMap<Access, usize>);
 
 impl Accesses {
     /// Those of a change, before and after; an image that is none makes it an upheaval.

@@ -16,23 +16,26 @@ pub struct Standing {
     pub module: Arc<str>,
     /// Its access columns, a JSON object as Postgres wrote their values.
     pub access: Arc<str>,
-    /// The scope rooms that it is in, such as `team:7`.
-    pub rooms: Vec<String>,
-    /// The same, each followed by the room of its module alone, such as `team:7/leads`.
+    /// The scope rooms that it is in, such as `team:7`, each followed by that of its module alone,
+    /// `team:7/leads`.
     pub scopes: Arc<[String]>,
 }
 
 impl Standing {
     /// Of a record of this module, with these access columns and in these scope rooms.
-    pub fn of(number: u64, module: Arc<str>, access: &str, rooms: Vec<String>) -> Standing {
+    pub fn of(number: u64, module: Arc<str>, access: &str, rooms: &[String]) -> Standing {
         let both = |room: &String| [room.clone(), format!("{room}/{module}")];
         Standing {
             number,
             access: access.into(),
             scopes: rooms.iter().flat_map(both).collect(),
             module,
-            rooms,
         }
+    }
+
+    /// The scope rooms without those of its module alone.
+    pub fn rooms(&self) -> impl Iterator<Item = &String> {
+        self.scopes.iter().step_by(2)
     }
 }
 

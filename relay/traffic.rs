@@ -72,7 +72,7 @@ impl Traffic {
         }
         tracing::info!(
             target: "crm_relay::event",
-            kind = changed.kind(),
+            kind = %changed.kind(),
             record = %changed.record_room,
             txid = changed.txid,
             seq = changed.seq,

@@ -86,8 +86,8 @@ struct Database {
 
 fn standing(number: u64, module: &str) -> Arc<Standing> {
     let access = format!(r#"{{"team":{number}}}"#);
-    let rooms = vec![format!("team:{number}")];
-    Arc::new(Standing::of(number, module.into(), &access, rooms))
+    let rooms = [format!("team:{number}")];
+    Arc::new(Standing::of(number, module.into(), &access, &rooms))
 }
 
 impl Database {
@@ -741,8 +741,8 @@ fn bulk(world: &mut World, records: std::ops::Range<u64>, rooms: &[&str]) -> Vec
         let image = |value: u64| format!(r#"{{"id":{record},"team":0,"value":{value}}}"#);
         let change = (world.database).write("leads", record.to_string(), (image(0), image(1)));
         let access = format!(r#"{{"team":0,"owner":{record}}}"#);
-        let rooms = rooms.iter().map(|&room| room.to_owned()).collect();
-        let stands = Arc::new(Standing::of(1000 + record, "leads".into(), &access, rooms));
+        let rooms: Vec<_> = rooms.iter().map(|&room| room.to_owned()).collect();
+        let stands = Arc::new(Standing::of(1000 + record, "leads".into(), &access, &rooms));
         change.before = Some(stands.clone());
         change.after = Some(stands);
         change.clone()

@@ -79,7 +79,7 @@ impl Database {
             0,
             "leads".into(),
             "{}",
-            vec!["team:1".to_owned()],
+            &["team:1".to_owned()],
         ));
         self.journal.push(Change {
             seq: self.seq,

@@ -90,8 +90,8 @@ pub struct Batch<'a> {
     witness: Option<u64>,
     /// How many were taken.
     taken: usize,
-    /// How many there are of the greatest transaction that was taken and those below; None where that one was read
-    /// before.
+    /// How many there are of the greatest transaction that was taken and those below. None while none was taken
+    /// above what was read before: how many those are no row tells; and of a glance.
     up_to: Option<usize>,
 }
 

@@ -33,12 +33,11 @@ fn updated() -> Change {
         0,
         "listings".into(),
         "{}",
-        [
+        &[
             "user:a0000000-0000-4000-8000-000000000001",
             "team:70000000-0000-4000-8000-000000000001",
         ]
-        .map(str::to_owned)
-        .to_vec(),
+        .map(str::to_owned),
     ));
     Change {
         seq: 991_231,

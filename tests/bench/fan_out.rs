@@ -41,7 +41,7 @@ pub async fn saturated(quick: bool) -> Vec<Figure> {
         .collect();
     let drawn = plot::bars(
         "Fan-out to 1,000 subscribers, as fast as one writer can",
-        "frames delivered per second of the server's own processor",
+        "changes delivered to a subscriber, per second of the server's own processor",
         &bars,
     );
     std::fs::write(table::place(quick, "fan_out.svg"), drawn).expect("a plot");

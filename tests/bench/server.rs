@@ -190,7 +190,12 @@ impl Server {
         let scripts = (0..clients)
             .map(|number| self.script(number, room(number)))
             .collect();
-        Crowd::gather(self.address, scripts, patience)
+        let gathered = Crowd::gather(self.address, scripts, patience);
+        if self.kind == Kind::Nats {
+            // which pings each of them once, two seconds after it came and a fifth of that
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        gathered
     }
 
     /// The same of the relay, with compression agreed upon: what they hear is not read.
@@ -288,7 +293,11 @@ impl Server {
     }
 
     async fn is_ready(&self) -> bool {
-        let Ok(mut stream) = tokio::net::TcpStream::connect(self.address).await else {
+        let opened_last = match self.kind {
+            Kind::Nats => next(self.address),
+            _ => self.address,
+        };
+        let Ok(mut stream) = tokio::net::TcpStream::connect(opened_last).await else {
             return false;
         };
         if self.kind != Kind::Relay {

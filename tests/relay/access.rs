@@ -852,7 +852,7 @@ async fn where_a_record_is_counts_for_a_while_and_is_asked_again_beside() {
     };
     rule("{team:1}").await;
     let first = placed().await;
-    assert_eq!(first.rooms, ["team:1"]);
+    assert_eq!(first.scopes[..], ["team:1", "team:1/listings"]);
     let mut known = first;
     for rooms in ["team:2", "team:4"] {
         // it has not to be waited for
@@ -861,7 +861,7 @@ async fn where_a_record_is_counts_for_a_while_and_is_asked_again_beside() {
         assert_eq!(placed().await.number, known.number);
         // and then another
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while placed().await.rooms != [rooms] {
+        while placed().await.scopes[0] != rooms {
             let is_late = tokio::time::Instant::now() >= deadline;
             assert!(!is_late, "nobody asked again where it is");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -872,7 +872,7 @@ async fn where_a_record_is_counts_for_a_while_and_is_asked_again_beside() {
     // what was not needed for long is asked before it is told
     rule("{team:3}").await;
     after(TURN * 2).await;
-    assert_eq!(placed().await.rooms, ["team:3"]);
+    assert_eq!(placed().await.scopes[0], "team:3");
 }
 
 #[tokio::test]

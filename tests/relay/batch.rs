@@ -67,7 +67,7 @@ async fn who_goes_on_in_the_middle_of_a_batch_gets_the_rest_of_it() {
         }
     }
 
-    // below the greatest that was read before more may come than is known of
+    // how many there are below what was read before is known by a row above it
     open.batch_execute("commit").await.unwrap();
     dba.batch_execute(&update(7)).await.unwrap();
     let (leads, so_far, _) = read(&reader, &end).await;

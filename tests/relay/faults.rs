@@ -42,6 +42,30 @@ async fn a_relay_that_is_stopped_holds_up_no_writer_and_misses_nothing() {
 }
 
 #[tokio::test]
+async fn a_backlog_of_a_table_that_is_watched_no_more_opens_one_session() {
+    let (database, relay, mut client) = lead().await;
+    relay.signal("STOP");
+    database
+        .execute("create table notes (id int primary key); select crm_relay.watch('notes')")
+        .await;
+    for note in 1..=50 {
+        database
+            .execute(&format!("insert into notes values ({note})"))
+            .await;
+    }
+    database
+        .execute("select crm_relay.unwatch('notes'); update leads set number_of_contacts = 1")
+        .await;
+    let sessions = "select sessions from pg_stat_database where datname = current_database()";
+    let before: u32 = database.value(sessions).await.parse().unwrap();
+    relay.signal("CONT");
+    assert_eq!(client.next_event().await["data"]["number_of_contacts"], 1);
+    let after: u32 = database.value(sessions).await.parse().unwrap();
+    // one is to learn what is watched, and some of the relay's own may have been lost meanwhile
+    assert!(after - before < 10, "{before}, {after}");
+}
+
+#[tokio::test]
 async fn without_a_relay_the_crm_works_on() {
     let (database, relay, _client) = lead().await;
     drop(relay);
