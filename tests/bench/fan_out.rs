@@ -27,7 +27,7 @@ pub async fn saturated(quick: bool) -> Vec<Figure> {
         Kind::BareOne,
         Kind::BareEight,
     ];
-    let runs = if quick { 2 } else { 5 };
+    let runs = if quick { 1 } else { 5 };
     let found = measure(&KINDS, runs, SATURATED, Pace::Saturated).await;
     let rates = |kind: Kind| {
         found

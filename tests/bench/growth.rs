@@ -82,7 +82,7 @@ async fn connections(quick: bool) -> Vec<Figure> {
 
 async fn journal(quick: bool) -> Vec<Figure> {
     let runs = if quick { 1 } else { 5 };
-    let rows = if quick { 500_000 } else { 10_000_000 };
+    let rows = if quick { 200_000 } else { 10_000_000 };
     let ground = Ground::new().await;
     ground.bind(machine::LOAD).await;
     fill(&ground, 10_000).await;
@@ -96,7 +96,7 @@ async fn journal(quick: bool) -> Vec<Figure> {
     let beside = look(&ground, runs).await;
     open.batch_execute("rollback").await.expect("an end of it");
     let name = if quick {
-        "a look, 500 thousand rows in the journal"
+        "a look, 200 thousand rows in the journal"
     } else {
         "a look, 10 million rows in the journal"
     };

@@ -100,7 +100,7 @@ update public.escrows set purchase_price = purchase_price + 1, {EDIT} where id =
 /// Throughput of one row by eight and by one, of a record as the CRM has them, the time of a thousand at once, a wide
 /// row and its WAL, and how many changes of a large column were missed. A relay runs, but for one line.
 pub async fn run(quick: bool) -> Vec<Figure> {
-    let (rounds, seconds) = if quick { (3, 1) } else { (7, 8) };
+    let (rounds, seconds) = if quick { (2, 1) } else { (7, 8) };
     let ground = Ground::new().await;
     let one = Work {
         table: "deals",
