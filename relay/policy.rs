@@ -625,14 +625,54 @@ impl Accesses {
 mod tests {
     use super::*;
     use crate::postgres::Database;
+    use crate::registry::{KeyForm, Module};
+
+    /// Asks nobody.
+    fn alone() -> Placement {
+        let database = Database::of("postgresql://nobody@127.0.0.1:1/nothing").unwrap();
+        Placement::new(Inquiries::new(database, "test", 1))
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_is_asked_again_and_no_upheaval() {
+        let registry = Registry::of([Module {
+            name: "leads".into(),
+            event: "LEAD".to_owned(),
+            key_columns: vec!["id".to_owned()],
+            key: KeyForm::Text,
+            quiet_columns: Vec::new(),
+            access_columns: vec!["team".to_owned()],
+            is_narrow: false,
+            access_of: None,
+            missing: Vec::new(),
+            is_part: false,
+        }]);
+        let image = |team: u32| Some(format!(r#"{{"id":1,"team":{team}}}"#));
+        let mut changes = [Change {
+            seq: 1,
+            txid: 1,
+            module: "leads".into(),
+            action: Action::Updated,
+            record_id: "1".to_owned(),
+            part: None,
+            actor: None,
+            changed_at: std::time::SystemTime::UNIX_EPOCH,
+            depth: 1,
+            old_image: image(1),
+            new_image: image(2),
+            record_image: None,
+            before: None,
+            after: None,
+            heirs: Vec::new(),
+        }];
+        assert!(alone().place(&mut changes, &registry).await.is_err());
+        assert_eq!(changes[0].action, Action::Updated);
+        assert_eq!(changes[0].before, None);
+    }
 
     #[test]
     fn a_standing_that_is_asked_again_is_the_same_unless_its_rooms_are_others() {
-        let placement = Placement::new(Inquiries::new(
-            Database::of("postgresql://nobody@127.0.0.1:1/nothing").unwrap(),
-            "test",
-            1,
-        ));
+        let placement = alone();
         let mut known = placement.known();
         let mut know = |era, rooms: Option<&str>| {
             let access = (Arc::from("leads"), r#"{"team":1}"#.to_owned());

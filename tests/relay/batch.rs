@@ -4,18 +4,13 @@ use crm_relay::journal::Journal;
 use crm_relay::postgres;
 use crm_relay::snapshot::Position;
 
+use crate::glance::{LEADS, update};
 use crate::harness::{Cluster, connect};
 
 async fn journal(cluster: &Cluster) -> Journal {
     let database = postgres::Database::of(&cluster.url()).unwrap();
     let journal = Journal::open(database.session("test").await.unwrap());
     journal.await.unwrap()
-}
-
-fn update(lead: u32) -> String {
-    format!(
-        "update leads set notes = coalesce(notes, '') || 'x' where id = lpad('{lead}', 32, '0')::uuid"
-    )
 }
 
 /// The numbers of the leads that changed since; after each, where to go on.
@@ -34,8 +29,7 @@ async fn read(journal: &Journal, since: &Position) -> (Vec<u32>, Vec<Option<Posi
 async fn who_goes_on_in_the_middle_of_a_batch_gets_the_rest_of_it() {
     let cluster = Cluster::start().await;
     let dba = connect(&cluster.url()).await;
-    let leads = "insert into leads (id) select lpad(n::text, 32, '0')::uuid from generate_series(1, 9) n on conflict do nothing";
-    dba.batch_execute(leads).await.unwrap();
+    dba.batch_execute(LEADS).await.unwrap();
     let (reader, other) = (journal(&cluster).await, journal(&cluster).await);
     let since = reader.present().await.unwrap();
 

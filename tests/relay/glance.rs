@@ -8,6 +8,9 @@ use tokio::time::timeout;
 
 use crate::harness::{Cluster, DEADLINE, connect};
 
+/// Leads that are told apart by numbers.
+pub const LEADS: &str = "insert into leads (id) select lpad(n::text, 32, '0')::uuid from generate_series(1, 200) n on conflict do nothing";
+
 /// A reader of a journal that nobody else writes to, as tests that share a server do.
 struct Reader {
     journal: Journal,
@@ -21,8 +24,7 @@ impl Reader {
         let journal = Journal::open(database.session("test").await.unwrap());
         let journal = journal.await.unwrap();
         let dba = connect(&cluster.url()).await;
-        let leads = "insert into leads (id) select lpad(n::text, 32, '0')::uuid from generate_series(1, 200) n on conflict do nothing";
-        dba.batch_execute(leads).await.unwrap();
+        dba.batch_execute(LEADS).await.unwrap();
         // which opens transactions, too
         let alone = "alter system set autovacuum = off";
         dba.batch_execute(alone).await.unwrap();
@@ -58,7 +60,8 @@ impl Reader {
     }
 }
 
-fn update(lead: u32) -> String {
+/// A change of one of them.
+pub fn update(lead: u32) -> String {
     format!(
         "update leads set notes = coalesce(notes, '') || 'x' where id = lpad('{lead}', 32, '0')::uuid"
     )
