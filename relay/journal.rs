@@ -25,7 +25,7 @@ pub use past::{RecordNow, Verdict};
 pub use rights::Excess;
 
 /// Version of the schema that this relay reads.
-pub const SCHEMA_VERSION: i32 = 6;
+pub const SCHEMA_VERSION: i32 = 7;
 
 /// What is read of each row, the same wherever it is read.
 macro_rules! columns {

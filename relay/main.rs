@@ -1,6 +1,7 @@
 //! The command `crm-relay`: parses, binds, and hands over.
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crm_relay::tls::Identity;
 use crm_relay::token::Keys;
 use crm_relay::token::issue::Issue;
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -225,7 +226,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(given) => {
             let config = given.serving()?;
             start_log(&config);
-            let listener = bind(&config).await?;
+            let listener = bind(&config)?;
             serve(config, listener, None, stop_signal()?).await
         }
         Command::Health(given) => {
@@ -316,9 +317,22 @@ fn start_log(config: &Config) {
     }
 }
 
-async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+/// Listens with as long a queue as the system allows (`net.core.somaxconn`): whoever does not fit into it when all
+/// come back at once is dropped, and TCP tries again after one second, three, seven (RFC 6298 section 5).
+fn open(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match listen {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // a port that connections of before still hold
+    socket.set_reuseaddr(true)?;
+    socket.bind(listen)?;
+    socket.listen(u32::MAX)
+}
+
+fn bind(config: &Config) -> anyhow::Result<TcpListener> {
     let listen = config.listen;
-    Ok(TcpListener::bind(listen).await.map_err(|error| {
+    Ok(open(listen).map_err(|error| {
         BadSettings(vec![format!(
             "listen (RELAY_LISTEN): {listen}: {error}; it must be a free address of this machine"
         )])
@@ -377,7 +391,7 @@ async fn serve(
         None => None,
     };
     let admin = match config.admin_listen {
-        Some(listen) => Some(TcpListener::bind(listen).await.map_err(|error| {
+        Some(listen) => Some(open(listen).map_err(|error| {
             let why = format!("{listen}: {error}; it must be a free address of this machine");
             bad("admin_listen (RELAY_ADMIN_LISTEN)", &why)
         })?),
@@ -429,7 +443,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 async fn try_out(config: Config) -> anyhow::Result<()> {
     // from the first moment: a Ctrl-C while it loads must not leave half of it behind
     let stop = stop_signal()?;
-    let listener = bind(&config).await?;
+    let listener = bind(&config)?;
     let database = config.database.clone();
     let session = database.session("demo").await?;
     demo::load(&session.client).await?;

@@ -17,8 +17,8 @@ begin
   perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('crm_relay.install', 0));
   if pg_catalog.to_regclass('crm_relay.setting') is not null then
     execute 'select version from crm_relay.setting' into version;
-    if version > 6 then
-      raise exception 'crm_relay: schema version % is installed, newer than this one, which is 6', version
+    if version > 7 then
+      raise exception 'crm_relay: schema version % is installed, newer than this one, which is 7', version
         using hint = 'use the crm-relay that installed it, or a later one';
     end if;
   end if;

@@ -92,5 +92,11 @@ begin
       add column if not exists doorbell text not null default 'adaptive',
       add column if not exists slot_seconds double precision not null default 100800 check (slot_seconds > 0);
   end if;
+
+  -- the records of those who subscribe together are looked up together
+  if version < 7 then
+    drop function if exists crm_relay.key_condition(crm_relay.module), crm_relay.heirs_of(text, text),
+      crm_relay.access_of_record(text, text), crm_relay.may_subscribe(jsonb, text, boolean);
+  end if;
 end
 $steps$;

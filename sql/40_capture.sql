@@ -1,13 +1,18 @@
 -- capture: the trigger that writes the journal and rings
 
+-- Functions that the trigger or the policy call are PL/pgSQL, however short: in a block that is rolled back, as
+-- those are, one of SQL is planned anew at each call.
 create or replace function crm_relay.readable(image json) returns json
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- not where the backslash is itself escaped
-  select case when position(E'\\u0000' in image::text) > 0
-              then regexp_replace(image::text, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd\\\\u2400\\\\ufffd', 'g')::json
-              else image end
+begin
+  if position(E'\\u0000' in image::text) > 0 then
+    -- not where the backslash is itself escaped
+    return regexp_replace(image::text, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd\\\\u2400\\\\ufffd', 'g')::json;
+  end if;
+  return image;
+end
 $$;
 comment on function crm_relay.readable(json) is
   'an image that can be looked into: json may hold \u0000, but every operator on it raises then; here it stands as three other characters';
@@ -296,20 +301,20 @@ as $$
 $$;
 comment on function crm_relay.column_types(regclass, text[]) is 'the types of these columns of a table, by name';
 
-create or replace function crm_relay.key_condition(watched crm_relay.module) returns text
+create or replace function crm_relay.key_condition(watched crm_relay.module, given text default '$1') returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(
            crm_relay.equals(k.name, a.atttypid,
-                            case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end),
+                            case when cardinality(watched.key_columns) = 1 then given else format('(%s::json ->> %s)', given, k.place - 1) end),
            ' and ')
     from unnest(watched.key_columns) with ordinality as k (name, place)
     left join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name and not a.attisdropped
   having bool_and(crm_relay.equals(k.name, a.atttypid, '') is not null)
 $$;
-comment on function crm_relay.key_condition(crm_relay.module) is
-  'the condition that finds the row r of a record by its id, $1; null where that would run somebody''s code';
+comment on function crm_relay.key_condition(crm_relay.module, text) is
+  'the condition that finds the row r of a record by its id, given as text; null where that would run somebody''s code';
 
 create or replace function crm_relay.only(image json, columns text[]) returns json
 language plpgsql immutable
@@ -389,12 +394,13 @@ comment on function crm_relay.records_of(crm_relay.module, text[]) is
   'the records that rows of a part belong to; runs as a role that may do only this, because looking can run the table owner''s code, too (policies, views)';
 alter function crm_relay.records_of(crm_relay.module, text[]) owner to crm_relay_part;
 revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_of(oid), crm_relay.equals(text, oid, text, boolean),
-  crm_relay.readable_columns(regclass, text[]), crm_relay.column_types(regclass, text[]), crm_relay.key_condition(crm_relay.module),
+  crm_relay.readable_columns(regclass, text[]), crm_relay.column_types(regclass, text[]), crm_relay.key_condition(crm_relay.module, text),
   crm_relay.only(json, text[]) from public;
 grant execute on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.only(json, text[]) to crm_relay_capture;
 grant execute on function crm_relay.base_of(oid), crm_relay.equals(text, oid, text, boolean) to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
 grant execute on function crm_relay.readable_columns(regclass, text[]) to crm_relay_part, crm_relay_policy;
-grant execute on function crm_relay.key_condition(crm_relay.module) to crm_relay_snapshot, crm_relay_policy;
+grant execute on function crm_relay.column_types(regclass, text[]) to crm_relay_policy;
+grant execute on function crm_relay.key_condition(crm_relay.module, text) to crm_relay_snapshot, crm_relay_policy;
 
 drop function if exists crm_relay.actor(crm_relay.module, json, json);
 

@@ -21,12 +21,13 @@ declare
 begin
   -- the table itself, and not a view that was put in its place, nor policies or types that would run
   -- their owner's code
-  select m.lookup, m.relation, m.lookup is not null and c.relkind in ('r', 'p') and (r.rolbypassrls or not c.relrowsecurity)
-           and m.lookup_types = (select array_agg(a.atttypid order by a.attname) from pg_attribute a
-                                  where a.attrelid = m.relation and a.attname = any (m.key_columns || m.access_columns)
-                                    and a.attnum > 0) as is_same
+  select m.lookup, m.relation, m.lookup is not null and not row_security_active(m.relation)
+           and (select c.relkind in ('r', 'p') from pg_class c where c.oid = m.relation)
+           and m.lookup_types = array(select a.atttypid from pg_attribute a
+                                       where a.attrelid = m.relation and a.attname = any (m.key_columns || m.access_columns)
+                                         and a.attnum > 0 order by a.attname) as is_same
     into watched
-    from crm_relay.module m join pg_class c on c.oid = m.relation join pg_roles r on r.rolname = current_user
+    from crm_relay.module m
    where m.module = access_now.module and m.part_of is null;
   if current_user <> 'crm_relay_policy' then
     raise exception 'crm_relay: access_now() belongs to %, it must belong to crm_relay_policy', current_user
@@ -51,8 +52,64 @@ comment on function crm_relay.access_now(text, text) is
   'key and access columns of a record as it is now, null if there is none; for policies, which may read nothing themselves';
 alter function crm_relay.access_now(text, text) owner to crm_relay_policy;
 
--- it was asked for one record at a time
-drop function if exists crm_relay.heirs_of(text, text);
+create or replace function crm_relay.accesses_now(module text, ids text[]) returns json[]
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set row_security = on
+set enable_hashjoin = off -- each by its key, and not all that there are for some
+set enable_mergejoin = off
+as $$
+declare
+  watched crm_relay.module;
+  columns text;
+  condition text;
+  id text;
+  image json;
+  images json[];
+begin
+  if current_user <> 'crm_relay_policy' then
+    raise exception 'crm_relay: accesses_now() belongs to %, it must belong to crm_relay_policy', current_user
+      using hint = 'run crm-relay install again';
+  end if;
+  select m.* into watched from crm_relay.module m where m.module = accesses_now.module and m.part_of is null;
+  if cardinality(ids) > 1 then
+    begin
+      -- where access_now() would raise, it says for each why
+      if watched.lookup is not null and watched.lookup_types = crm_relay.column_types(watched.relation, watched.key_columns || watched.access_columns)
+         and not row_security_active(watched.relation)
+         and exists (select from pg_class c where c.oid = watched.relation and c.relkind in ('r', 'p')) then
+        columns := coalesce(crm_relay.readable_columns(watched.relation, watched.access_columns), quote_literal('{}') || '::json');
+        condition := crm_relay.key_condition(watched, 'w.id');
+        execute format(
+          'select array_agg(case when r.%I is not null then %s end order by w.place)
+             from unnest($1) with ordinality as w (id, place) left join %s r on %s', watched.key_columns[1], columns, watched.relation, condition)
+           into images using ids;
+      end if;
+      raise sqlstate 'CR000';
+    exception
+      when sqlstate 'CR000' then
+        null; -- what the owner's code did is undone, see image()
+      when others then
+        images := null; -- such as an id that does not cast: the others may
+    end;
+  end if;
+  if images is null then
+    foreach id in array ids loop
+      begin
+        image := crm_relay.access_now(module, id);
+        images := images || case when image is not null then coalesce(crm_relay.only(image, watched.access_columns), '{}') end;
+      exception when others then
+        raise warning 'crm_relay.access_now(): %', sqlerrm;
+        images := images || null::json;
+      end;
+    end loop;
+  end if;
+  return images;
+end
+$$;
+comment on function crm_relay.accesses_now(text, text[]) is
+  'the access columns of records as they are now, in the order of their ids; null for one that there is not, or that cannot be looked up';
+alter function crm_relay.accesses_now(text, text[]) owner to crm_relay_policy;
 
 create or replace function crm_relay.heirs_of(module text, ids text[]) returns setof json
 language plpgsql stable security definer
@@ -109,18 +166,22 @@ comment on function crm_relay.heirs_of(text, text[]) is
 alter function crm_relay.heirs_of(text, text[]) owner to crm_relay_policy;
 
 create or replace function crm_relay.owner_of(image json) returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(image ->> 'owner_id', image ->> 'listing_agent_id', image ->> 'agent_id', image ->> 'user_id')
+begin
+  return coalesce(image ->> 'owner_id', image ->> 'listing_agent_id', image ->> 'agent_id', image ->> 'user_id');
+end
 $$;
 comment on function crm_relay.owner_of(json) is 'the owner of a record by its image: the first of these columns that is not null';
 
 create or replace function crm_relay.is_private(image json) returns boolean
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(image ->> 'is_private', 'false') = 'true' or coalesce(image ->> 'access_level', '') = 'personal'
+begin
+  return coalesce(image ->> 'is_private', 'false') = 'true' or coalesce(image ->> 'access_level', '') = 'personal';
+end
 $$;
 comment on function crm_relay.is_private(json) is 'whether a record is its owner''s alone, by its image';
 
@@ -142,13 +203,41 @@ $$;
 comment on function crm_relay.origin_of(text, json) is
   'the record on which an image''s access depends, too, such as the lead of an appointment: whether it names one, and that one as it is now';
 
+create or replace function crm_relay.named(claims jsonb) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(claims ->> 'id', claims ->> 'sub');
+end
+$$;
+comment on function crm_relay.named(jsonb) is 'the id of whom a token names, by its claims';
+
+create or replace function crm_relay.person(id text, image json) returns jsonb
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if image is null or image ->> 'is_active' = 'false' then
+    return null;
+  end if;
+  -- what the token says of these is not believed: the table knows
+  return jsonb_build_object(
+    'user', id,
+    'team', image ->> 'team_id',
+    'broker', image ->> 'broker_id',
+    'role', case json_typeof(image -> 'role') when 'array' then image -> 'role' ->> 0 else image ->> 'role' end);
+end
+$$;
+comment on function crm_relay.person(text, json) is
+  'user, team, broker and role of whoever has this id, by the image of their row in the table of users; null if there is none or they are not active';
+
 create or replace function crm_relay.usual_principal(claims jsonb) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  id text := coalesce(claims ->> 'id', claims ->> 'sub');
-  found json;
+  id text := crm_relay.named(claims);
 begin
   if id is null then
     return null;
@@ -157,16 +246,7 @@ begin
   if not exists (select from crm_relay.module m where m.module = 'users') then
     return jsonb_build_object('user', id);
   end if;
-  found := crm_relay.access_now('users', id);
-  if found is null or found ->> 'is_active' = 'false' then
-    return null;
-  end if;
-  -- what the token says of these is not believed: the table knows
-  return jsonb_build_object(
-    'user', id,
-    'team', found ->> 'team_id',
-    'broker', found ->> 'broker_id',
-    'role', case json_typeof(found -> 'role') when 'array' then found -> 'role' ->> 0 else found ->> 'role' end);
+  return crm_relay.person(id, crm_relay.access_now('users', id));
 end
 $$;
 comment on function crm_relay.usual_principal(jsonb) is
@@ -212,15 +292,19 @@ comment on function crm_relay.usual_may_see_row(jsonb, text, json) is
   'whether somebody may see an image of a record: admins all, owners their own, others what is not private of their brokerage or team';
 
 create or replace function crm_relay.usual_may_enter(principal jsonb, room text) returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(principal ->> 'user' is not null and (
+declare
+  scope text := split_part(room, ':', 1);
+  id text := split_part(substr(room, position(':' in room) + 1), '/', 1);
+begin
+  return coalesce(principal ->> 'user' is not null and (
            principal ->> 'role' = 'system_admin'
            or scope = 'user' and id = principal ->> 'user'
            or scope = 'team' and id = principal ->> 'team'
-           or scope = 'broker' and id = principal ->> 'broker' and principal ->> 'role' = 'broker'), false)
-    from (select split_part(room, ':', 1), split_part(substr(room, position(':' in room) + 1), '/', 1)) as named (scope, id)
+           or scope = 'broker' and id = principal ->> 'broker' and principal ->> 'role' = 'broker'), false);
+end
 $$;
 comment on function crm_relay.usual_may_enter(jsonb, text) is
   'whether somebody may be in a scope room: their own, their team''s, as a broker their brokerage''s; admins in any';
@@ -250,41 +334,35 @@ $$;
 comment on function crm_relay.usual_rooms_of(text, json) is
   'the scope rooms that an image of a record is in: its owner''s, and unless it is private its team''s and its owner''s brokerage''s';
 
--- theirs to replace: an installation leaves them as it finds them
+-- Theirs to replace: an installation leaves them as it finds them, unless they are as an earlier one made them,
+-- in SQL.
 do $replaceable$
+declare
+  its record;
 begin
-  if to_regprocedure('crm_relay.principal(jsonb)') is null then
-    create function crm_relay.principal(claims jsonb) returns jsonb
-    language sql stable
-    set search_path = pg_catalog, pg_temp
-    as 'select crm_relay.usual_principal(claims)';
-    comment on function crm_relay.principal(jsonb) is
-      'who a token is, by its claims; null: nobody; may be replaced by the CRM''s owner';
-  end if;
-  if to_regprocedure('crm_relay.may_see_row(jsonb, text, json)') is null then
-    create function crm_relay.may_see_row(principal jsonb, module text, image json) returns boolean
-    language sql stable
-    set search_path = pg_catalog, pg_temp
-    as 'select crm_relay.usual_may_see_row(principal, module, image)';
-    comment on function crm_relay.may_see_row(jsonb, text, json) is
-      'whether somebody may see an image of a record, by its access columns; may be replaced by the CRM''s owner';
-  end if;
-  if to_regprocedure('crm_relay.may_enter(jsonb, text)') is null then
-    create function crm_relay.may_enter(principal jsonb, room text) returns boolean
-    language sql stable
-    set search_path = pg_catalog, pg_temp
-    as 'select crm_relay.usual_may_enter(principal, room)';
-    comment on function crm_relay.may_enter(jsonb, text) is
-      'whether somebody may be in a scope room, where they get what may_see_row() grants; may be replaced by the CRM''s owner';
-  end if;
-  if to_regprocedure('crm_relay.rooms_of(text, json)') is null then
-    create function crm_relay.rooms_of(module text, image json) returns text[]
-    language sql stable
-    set search_path = pg_catalog, pg_temp
-    as 'select crm_relay.usual_rooms_of(module, image)';
-    comment on function crm_relay.rooms_of(text, json) is
-      'the scope rooms that an image of a record is in, by its access columns; may be replaced by the CRM''s owner';
-  end if;
+  for its in
+    select u.signature, u.header, u.usual, u.purpose
+      from (values
+        ('crm_relay.principal(jsonb)', 'crm_relay.principal(claims jsonb) returns jsonb', 'crm_relay.usual_principal(claims)',
+         'who a token is, by its claims; null: nobody; may be replaced by the CRM''s owner'),
+        ('crm_relay.may_see_row(jsonb, text, json)', 'crm_relay.may_see_row(principal jsonb, module text, image json) returns boolean',
+         'crm_relay.usual_may_see_row(principal, module, image)',
+         'whether somebody may see an image of a record, by its access columns; may be replaced by the CRM''s owner'),
+        ('crm_relay.may_enter(jsonb, text)', 'crm_relay.may_enter(principal jsonb, room text) returns boolean',
+         'crm_relay.usual_may_enter(principal, room)',
+         'whether somebody may be in a scope room, where they get what may_see_row() grants; may be replaced by the CRM''s owner'),
+        ('crm_relay.rooms_of(text, json)', 'crm_relay.rooms_of(module text, image json) returns text[]',
+         'crm_relay.usual_rooms_of(module, image)',
+         'the scope rooms that an image of a record is in, by its access columns; may be replaced by the CRM''s owner')
+      ) as u (signature, header, usual, purpose)
+      left join pg_proc p on p.oid = to_regprocedure(u.signature)
+     where p.oid is null
+        or p.prosrc = 'select ' || u.usual and pg_has_role(current_user, p.proowner, 'usage')
+  loop
+    execute format('create or replace function %s language plpgsql stable set search_path = pg_catalog, pg_temp as %L',
+                   its.header, 'begin return ' || its.usual || '; end');
+    execute format('comment on function %s is %L', its.signature, its.purpose);
+  end loop;
 end
 $replaceable$;
 
@@ -324,6 +402,31 @@ end
 $$;
 comment on function crm_relay.known(text) is 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
 
+create or replace function crm_relay.known(several text[]) returns jsonb[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  ids text[];
+begin
+  -- the usual principal(), by one look at the table of users
+  if cardinality(several) > 1
+     and exists (select from crm_relay.module m where m.module = 'users')
+     and exists (select from pg_proc p where p.oid = 'crm_relay.principal(jsonb)'::regprocedure
+                                         and p.prosrc = 'begin return crm_relay.usual_principal(claims); end') then
+    begin
+      ids := array(select crm_relay.named(c.claims::jsonb) from unnest(several) with ordinality as c (claims, place) order by c.place);
+      return array(select crm_relay.person(u.id, u.image)
+                     from unnest(ids, crm_relay.accesses_now('users', ids)) with ordinality as u (id, image, place) order by u.place);
+    exception when others then
+      null; -- such as claims that are no jsonb: each by itself, then
+    end;
+  end if;
+  return array(select crm_relay.known(c.claims) from unnest(several) with ordinality as c (claims, place) order by c.place);
+end
+$$;
+comment on function crm_relay.known(text[]) is 'known() of each of several';
+
 create or replace function crm_relay.sees(principal jsonb, module text, image json) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -362,28 +465,12 @@ end
 $$;
 comment on function crm_relay.enters(jsonb, text) is 'may_enter() as the relay asks it: null where it raises';
 
-create or replace function crm_relay.access_of_record(module text, id text) returns json
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return crm_relay.access_now(module, id);
-exception when others then
-  raise warning 'crm_relay.access_now(): %', sqlerrm;
-  return null;
-end
-$$;
-comment on function crm_relay.access_of_record(text, text) is 'access_now() as the relay asks it: null where it raises';
-
-create or replace function crm_relay.may_subscribe(principal jsonb, room text, replays boolean) returns boolean
+create or replace function crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   name text := split_part(room, ':', 1);
-  id text := substr(room, length(name) + 2);
-  columns text[];
-  image json;
 begin
   if principal is null then
     return false;
@@ -391,27 +478,20 @@ begin
   if name in ('user', 'team', 'broker') then
     return crm_relay.enters(principal, room);
   end if;
-  select m.access_columns into columns from crm_relay.module m where m.module = name and m.part_of is null and not m.narrow;
-  if not found then
-    return false;
-  end if;
-  image := crm_relay.access_of_record(name, id);
   if image is null and replays then
     -- it is told to its end to those who were allowed to see it
-    select crm_relay.readable(c.old_image) into image
-      from crm_relay.change c
-     where c.module = name and c.record_id = id and c.action = 'deleted'
+    select (select coalesce(json_object_agg(key, value), '{}') from json_each(crm_relay.readable(c.old_image)) where key = any (m.access_columns))
+      into image
+      from crm_relay.module m join crm_relay.change c on c.module = m.module
+     where m.module = name and m.part_of is null and not m.narrow
+       and c.record_id = substr(room, length(name) + 2) and c.action = 'deleted'
      order by c.txid desc, c.seq desc limit 1;
   end if;
-  if image is null then
-    return false;
-  end if;
-  return crm_relay.sees(principal, name, (
-    select coalesce(json_object_agg(key, value), '{}') from json_each(image) where key = any (columns)));
+  return image is not null and crm_relay.sees(principal, name, image);
 end
 $$;
-comment on function crm_relay.may_subscribe(jsonb, text, boolean) is
-  'whether somebody may be in a room: a scope room, or that of a record as it is now or, for replays, as it was when it was deleted';
+comment on function crm_relay.may_subscribe(jsonb, text, json, boolean) is
+  'whether somebody may be in a room: a scope room, or that of a record by its access columns as they are now, null if there is none, or, for replays, as they were when it was deleted';
 
 create or replace function crm_relay.placed(module text, image json) returns text[]
 language plpgsql stable
@@ -481,23 +561,23 @@ grant execute on function crm_relay.access_now(text, text) to crm_relay_capture;
 
 revoke all on function
   crm_relay.access_now(text, text), crm_relay.heirs_of(text, text[]), crm_relay.owner_of(json), crm_relay.is_private(json),
-  crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
+  crm_relay.origin_of(text, json), crm_relay.named(jsonb), crm_relay.person(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
   crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
   crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
-  crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.sees(jsonb, text, json),
-  crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text),
-  crm_relay.may_subscribe(jsonb, text, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[]),
+  crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.known(text[]), crm_relay.sees(jsonb, text, json),
+  crm_relay.enters(jsonb, text), crm_relay.accesses_now(text, text[]),
+  crm_relay.may_subscribe(jsonb, text, json, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[]),
   crm_relay.disconnect(text)
   from public;
 -- crm-relay explain and tail ask as the relay does
 grant execute on function
   crm_relay.access_now(text, text), crm_relay.heirs_of(text, text[]), crm_relay.owner_of(json), crm_relay.is_private(json),
-  crm_relay.origin_of(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
+  crm_relay.origin_of(text, json), crm_relay.named(jsonb), crm_relay.person(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
   crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
   crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
-  crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.sees(jsonb, text, json),
-  crm_relay.enters(jsonb, text), crm_relay.access_of_record(text, text),
-  crm_relay.may_subscribe(jsonb, text, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[])
+  crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.known(text[]), crm_relay.sees(jsonb, text, json),
+  crm_relay.enters(jsonb, text), crm_relay.accesses_now(text, text[]),
+  crm_relay.may_subscribe(jsonb, text, json, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[])
   to crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.disconnect(text) to crm_relay_audit;
-grant execute on function crm_relay.record_id(json, text[]) to crm_relay_policy;
+grant execute on function crm_relay.record_id(json, text[]), crm_relay.only(json, text[]) to crm_relay_policy;

@@ -620,10 +620,10 @@ declare
   asked text;
   -- the rules as they come, in the place of what does not work
   usual constant jsonb := jsonb_build_object(
-    'principal', $mend$create or replace function crm_relay.principal(claims jsonb) returns jsonb language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_principal(claims)'; -- or correct yours$mend$,
-    'may_see_row', $mend$create or replace function crm_relay.may_see_row(principal jsonb, module text, image json) returns boolean language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_may_see_row(principal, module, image)'; -- or correct yours$mend$,
-    'may_enter', $mend$create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_may_enter(principal, room)'; -- or correct yours$mend$,
-    'rooms_of', $mend$create or replace function crm_relay.rooms_of(module text, image json) returns text[] language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_rooms_of(module, image)'; -- or correct yours$mend$);
+    'principal', $mend$create or replace function crm_relay.principal(claims jsonb) returns jsonb language plpgsql stable set search_path = pg_catalog, pg_temp as 'begin return crm_relay.usual_principal(claims); end'; -- or correct yours$mend$,
+    'may_see_row', $mend$create or replace function crm_relay.may_see_row(principal jsonb, module text, image json) returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as 'begin return crm_relay.usual_may_see_row(principal, module, image); end'; -- or correct yours$mend$,
+    'may_enter', $mend$create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as 'begin return crm_relay.usual_may_enter(principal, room); end'; -- or correct yours$mend$,
+    'rooms_of', $mend$create or replace function crm_relay.rooms_of(module text, image json) returns text[] language plpgsql stable set search_path = pg_catalog, pg_temp as 'begin return crm_relay.usual_rooms_of(module, image); end'; -- or correct yours$mend$);
 begin
   if current_user <> 'crm_relay_verify' then
     raise exception 'crm_relay: verify_policy() belongs to %, it must belong to crm_relay_verify', current_user

@@ -54,21 +54,30 @@ const HEIRS: &str = "
 /// Whether these ($1 claims, each once; $2 whose) may see these ($3 modules, $4 access columns).
 const JUDGE: &str = "
     with people as materialized (
-      select p.place, crm_relay.known(p.claims) as principal
-        from unnest($1::text[]) with ordinality as p (claims, place))
+      select p.place, p.principal from unnest(crm_relay.known($1::text[])) with ordinality as p (principal, place))
     select crm_relay.sees(p.principal, w.module, w.access::json)
       from unnest($2::bigint[], $3::text[], $4::text[]) with ordinality as w (person, module, access, place)
       join people p on p.place = w.person
      order by w.place";
 
 /// Whether these ($1 claims; $2 whose) may be in these rooms ($3), or were, where they come back ($4).
+/// The records of a module are looked up together.
 const GRANTS: &str = "
     with people as materialized (
-      select p.place, crm_relay.known(p.claims) as principal
-        from unnest($1::text[]) with ordinality as p (claims, place))
-    select crm_relay.may_subscribe(p.principal, w.room, w.replays)
-      from unnest($2::bigint[], $3::text[], $4::boolean[]) with ordinality as w (person, room, replays, place)
-      join people p on p.place = w.person
+      select p.place, p.principal from unnest(crm_relay.known($1::text[])) with ordinality as p (principal, place)),
+    wishes as materialized (
+      select w.*, n.module, substr(w.room, length(n.module) + 2) as id
+        from unnest($2::bigint[], $3::text[], $4::boolean[]) with ordinality as w (person, room, replays, place)
+       cross join lateral split_part(w.room, ':', 1) as n (module)),
+    records as materialized (
+      select a.module, r.id, r.image
+        from (select m.module, array_agg(distinct w.id) as ids
+                from wishes w join crm_relay.module m on m.module = w.module and m.part_of is null and not m.narrow
+               group by m.module) a
+       cross join lateral unnest(a.ids, crm_relay.accesses_now(a.module, a.ids)) as r (id, image))
+    select crm_relay.may_subscribe(p.principal, w.room, r.image, w.replays)
+      from wishes w join people p on p.place = w.person
+      left join records r on r.module = w.module and r.id = w.id
      order by w.place";
 
 impl Journal {

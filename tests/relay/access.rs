@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crm_relay::answers::TURN;
 use crm_relay::inquiries::Inquiries;
-use crm_relay::journal::Journal;
+use crm_relay::journal::{Journal, Wish};
 use crm_relay::policy::Placement;
 use crm_relay::postgres;
 use serde_json::{Value, json};
@@ -149,6 +149,51 @@ async fn each_gets_the_rooms_that_are_theirs_and_no_other() {
     )
     .await;
     assert_eq!(gets(&relay, "cem", records).await, "listings:{away}");
+}
+
+#[tokio::test]
+async fn what_is_no_record_has_no_room_for_anybody() {
+    let (database, relay) = guarded().await;
+    run(
+        &database,
+        "insert into contacts (id) values ('{card}');
+         insert into clients (id, contact_id, owner_id) values ('{buyer}', '{card}', '{adm}')",
+    )
+    .await;
+    // a row of a module that only decides who sees what, one of another's part, and what is no module
+    let rooms = [
+        "users:{ann}",
+        "contacts:{card}",
+        "brokers:{B}",
+        "clients",
+        "clients:{buyer}",
+    ]
+    .map(named);
+    let mut adm = client(&relay, "adm").await;
+    let answer = adm.subscribe(&rooms).await;
+    assert_eq!(answer["rooms"], json!(rooms[4..]), "{answer}");
+    // nor does the policy grant one to a relay that does not look at its name, today or when it is gone
+    let place = postgres::Database::of(&database.url()).unwrap();
+    let journal = Journal::open(place.session("test").await.unwrap()).await;
+    let journal = journal.unwrap();
+    let claims = json!({"id": id("adm")}).to_string();
+    for change in [
+        "",
+        "delete from users where id = '{ann}'; delete from clients; delete from contacts",
+    ] {
+        run(&database, change).await;
+        let wishes = rooms.each_ref().map(|room| Wish {
+            claims: &claims,
+            room,
+            replays: true,
+        });
+        let (granted, _) = journal.grants(&wishes).await.unwrap();
+        assert_eq!(
+            granted,
+            [false, false, false, false, true],
+            "after {change:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 -- policy: who may see what, by the rules of the usual CRM and of whoever replaces them
 
 begin;
-select plan(65);
+select plan(80);
 
 -- people: Ann and Bea in team T of brokerage B, Cem in team U of brokerage C, and who stands out
 create function pg_temp.id(name text) returns uuid language sql immutable as $$
@@ -78,9 +78,33 @@ select is(crm_relay.may_see(pg_temp.who('bea'), 'leads', pg_temp.id('l1')::text)
 select is(crm_relay.may_see(pg_temp.who('ann'), 'leads', pg_temp.id('l1')::text), false, 'by the same rules');
 select is(crm_relay.may_see(pg_temp.who('adm'), 'leads', pg_temp.id('l9')::text), false, 'what is not there is seen by nobody');
 select is(crm_relay.may_see(pg_temp.who('adm'), 'leads', $x$' or true --$x$), false, 'an id that does not cast is no record''s');
-select is(crm_relay.access_of_record('contacts', 'x')::text, null, 'a part has no access of its own');
+select is((crm_relay.accesses_now('contacts', '{x}'))[1]::text, null, 'a part has no access of its own');
 select is(crm_relay.access_now('leads', pg_temp.id('l2')::text) ->> 'first_name', null, 'nothing but key and access columns is looked up');
 select is(crm_relay.access_now('users', pg_temp.id('ann')::text) ->> 'email', null, 'of users, too');
+
+-- several at once
+create function pg_temp.private(ids text[]) returns text language sql as $$
+  select string_agg(coalesce(image ->> 'is_private', 'none'), ' ' order by place) from unnest(crm_relay.accesses_now('leads', ids)) with ordinality as u (image, place)
+$$;
+select is(pg_temp.private(array[pg_temp.id('l1'), pg_temp.id('l9'), pg_temp.id('l2'), pg_temp.id('l1')]::text[]), 'true none false true', 'records that are looked up together come in the order of their ids');
+select is(pg_temp.private(array[pg_temp.id('l1')::text, 'x', null, pg_temp.id('l2')::text]), 'true none none false', 'one that is no id, or none, does not hide the others');
+select is(pg_temp.private(array[pg_temp.id('l2')]::text[]), 'false', 'one alone');
+select is(pg_temp.private('{}'), null, 'and none');
+select results_eq($$ select array(select json_object_keys(image) order by 1) from unnest(crm_relay.accesses_now('leads', array[pg_temp.id('l1'), pg_temp.id('l2')]::text[]) || crm_relay.accesses_now('leads', array[pg_temp.id('l2')]::text[])) as u (image) $$,
+  $$ select array(select unnest(access_columns) order by 1) from crm_relay.module, generate_series(1, 3) where module = 'leads' $$, 'with their access columns and nothing else');
+alter table leads enable row level security;
+select is(pg_temp.private(array[pg_temp.id('l1'), pg_temp.id('l2')]::text[]), 'true false', 'also under row level security, as their role bypasses it');
+alter role crm_relay_policy nobypassrls;
+select is(pg_temp.private(array[pg_temp.id('l1'), pg_temp.id('l2')]::text[]), 'none none', 'where it does not there is none');
+alter table leads disable row level security;
+alter table leads alter column access_level type text;
+select is(pg_temp.private(array[pg_temp.id('l1'), pg_temp.id('l2')]::text[]), 'none none', 'nor where a column has another type than when the table was watched');
+alter table leads alter column access_level type varchar;
+create function pg_temp.claims(variadic names text[]) returns text[] language sql as $$ select array_agg(jsonb_build_object('id', pg_temp.id(name))::text) from unnest(names) name $$;
+create function pg_temp.each_known(claims text[]) returns jsonb[] language sql as $$ select array(select crm_relay.known(c) from unnest(claims) with ordinality as u (c, place) order by place) $$;
+select is(crm_relay.known(c), pg_temp.each_known(c), 'people are known together as each of them is') from (select pg_temp.claims('dan', 'off', 'ann', 'nobody', 'adm') || '{"sub": "x"}'::text) as c (c);
+select is(crm_relay.known(c), pg_temp.each_known(c), 'also with somebody who has no name, or claims that are none') from (select '{"role": "system_admin"}'::text || pg_temp.claims('ann') || '{"id": "\u0000"}'::text) as c (c);
+select is((crm_relay.known(pg_temp.claims('ann', 'off', 'bea')))[2], null, 'who is not active is nobody');
 
 -- scope rooms
 create function pg_temp.enters(name text) returns text language sql as $$
@@ -136,7 +160,14 @@ create or replace function crm_relay.rooms_of(module text, image json) returns t
 select is(crm_relay.placed('leads', '{}'), null, 'and are told as unknown');
 create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language sql as $$ select null::boolean $$;
 select is(crm_relay.enters(pg_temp.who('adm'), 'team:x'), false, 'null is no permission');
+create or replace function crm_relay.access_now(module text, id text) returns json language plpgsql as $$ begin raise exception 'by itself'; end $$;
+select is(pg_temp.private(array[pg_temp.id('l1'), pg_temp.id('l2')]::text[]), 'true false', 'several records take one look, and not one each');
+select is(array_position(crm_relay.known(pg_temp.claims('ann', 'bea')), null), null, 'several people, too');
+create or replace function crm_relay.principal(claims jsonb) returns jsonb language plpgsql as $$ begin return '{"user": "all"}'; end $$;
+select is(crm_relay.known(pg_temp.claims('ann', 'bea')), array['{"user": "all"}', '{"user": "all"}']::jsonb[], 'rules of the CRM''s owner are asked for each');
+create or replace function crm_relay.principal(claims jsonb) returns jsonb language sql as 'select crm_relay.usual_principal(claims)';
 select crm_relay.unwatch('users');
+select is(crm_relay.known('{"{\"id\": 1}","{\"id\": 2}"}'::text[]), array['{"user": "1"}', '{"user": "2"}']::jsonb[], 'without a table of users each is their own');
 select is(crm_relay.principal('{"id": "ann", "role": "system_admin", "team_id": "T"}'), '{"user": "ann"}'::jsonb, 'without a table of users a token is its own user and nothing else');
 select is(crm_relay.usual_may_see_row('{"user": "ann"}', 'listings', '{"owner_id": "ann"}'), true, 'who sees their own records');
 select is(crm_relay.usual_may_see_row('{"user": "ann"}', 'listings', '{"owner_id": "bea", "team_id": "T"}'), false, 'and no others');

@@ -1,7 +1,7 @@
 -- who owns a watched table gains nothing by the trigger
 
 begin;
-select plan(36);
+select plan(37);
 
 create role mallory;
 grant create, usage on schema public to mallory;
@@ -149,7 +149,7 @@ insert into public.books values (1, 'a');
 update public.books set note = 'b';
 reset role;
 set local role crm_relay_serve;
-select crm_relay.access_now('shelves', '1'), crm_relay.record_now('shelves', '1'), crm_relay.heirs_of('traps', '{1}');
+select crm_relay.access_now('shelves', '1'), crm_relay.accesses_now('shelves', '{1,2}'), crm_relay.record_now('shelves', '1'), crm_relay.heirs_of('traps', '{1}');
 reset role;
 select ok('crm_relay_part' = any (array_agg(as_role)) and bool_and(what = 'planned'), 'code in the predicate of an index runs when a query is planned') from public.told;
 select ok(current_setting('search_path') = :'search_path' and (select prosecdef from pg_proc where proname = 'records_of'), 'and changes nothing for good');
@@ -187,6 +187,7 @@ select results_eq($$ select record_id, record_image::jsonb from crm_relay.change
                   $$ values ('y', '{"id": "y", "team_id": "x", "owner_id": "y", "lead_id": "y"}'::jsonb) $$, 'enums are shown by their label, also under a domain');
 set local role crm_relay_serve;
 select is(crm_relay.access_now('chests', 'y')::jsonb, '{"id": "y", "team_id": "x", "owner_id": "y", "lead_id": "y"}', 'and found by it');
+select is((crm_relay.accesses_now('chests', '{y,x}'))[1]::jsonb, '{"team_id": "x", "owner_id": "y", "lead_id": "y"}', 'or together with others');
 select is(crm_relay.record_now('chests', 'y') ->> 'link', 'y', 'also to be read as a whole');
 select is((select count(*) from crm_relay.heirs_of('traps', '{y}')), 1::bigint, 'or to be found by another');
 reset role;

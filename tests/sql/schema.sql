@@ -3,7 +3,7 @@
 begin;
 select plan(15);
 
-select is(version, 6, 'the version is set') from crm_relay.setting;
+select is(version, 7, 'the version is set') from crm_relay.setting;
 select is_empty(
   $$ select c.relname from pg_class c
       where c.relnamespace = 'crm_relay'::regnamespace and c.relkind in ('r', 'p', 'v', 'S', 'i')
@@ -30,14 +30,14 @@ select is_empty(
       cross join lateral plpgsql_check_function_tb(
         p.oid, case when p.proname = 'refresh_module' then 'crm_relay.module'::regclass when p.prorettype = 'trigger'::regtype then 'public.listings'::regclass else 0 end,
         anyelememttype => 'public.listings'::regtype, performance_warnings => false,
-        security_warnings => p.proname not in ('in_short_transaction', 'watch', 'records_of', 'record_now', 'access_now', 'heirs_of', 'verify')) c
+        security_warnings => p.proname not in ('in_short_transaction', 'watch', 'records_of', 'record_now', 'access_now', 'accesses_now', 'heirs_of', 'verify')) c
       where p.pronamespace = 'crm_relay'::regnamespace and l.lanname = 'plpgsql' $$,
   'plpgsql_check finds nothing wrong');
 
 select is(
   (select string_agg(p.proname || ' as ' || p.proowner::regrole, ', ' order by p.proname) from pg_proc p
     where p.pronamespace = 'crm_relay'::regnamespace and p.prosecdef),
-  'access_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, images as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune, verify_policy as crm_relay_verify',
+  'access_now as crm_relay_policy, accesses_now as crm_relay_policy, capture as crm_relay_capture, capture_truncate as crm_relay_capture, disconnect as crm_relay_capture, disown as crm_relay_prune, heirs_of as crm_relay_policy, image as crm_relay_image, images as crm_relay_image, prune as crm_relay_prune, record_now as crm_relay_snapshot, records_of as crm_relay_part, renew as crm_relay_prune, verify_policy as crm_relay_verify',
   'these functions run with the rights of their owner, and no others');
 select is_empty(
   $$ select p.oid::regprocedure from pg_proc p

@@ -43,12 +43,13 @@ declare
 begin
   -- the table itself, and not a view that was put in its place, nor policies or types that would run
   -- their owner's code
-  select m.lookup, m.relation, m.lookup is not null and c.relkind in ('r', 'p') and (r.rolbypassrls or not c.relrowsecurity)
-           and m.lookup_types = (select array_agg(a.atttypid order by a.attname) from pg_attribute a
-                                  where a.attrelid = m.relation and a.attname = any (m.key_columns || m.access_columns)
-                                    and a.attnum > 0) as is_same
+  select m.lookup, m.relation, m.lookup is not null and not row_security_active(m.relation)
+           and (select c.relkind in ('r', 'p') from pg_class c where c.oid = m.relation)
+           and m.lookup_types = array(select a.atttypid from pg_attribute a
+                                       where a.attrelid = m.relation and a.attname = any (m.key_columns || m.access_columns)
+                                         and a.attnum > 0 order by a.attname) as is_same
     into watched
-    from crm_relay.module m join pg_class c on c.oid = m.relation join pg_roles r on r.rolname = current_user
+    from crm_relay.module m
    where m.module = access_now.module and m.part_of is null;
   if current_user <> 'crm_relay_policy' then
     raise exception 'crm_relay: access_now() belongs to %, it must belong to crm_relay_policy', current_user
@@ -71,19 +72,63 @@ end
 $$;
 ALTER FUNCTION crm_relay.access_now(module text, id text) OWNER TO crm_relay_policy;
 COMMENT ON FUNCTION crm_relay.access_now(module text, id text) IS 'key and access columns of a record as it is now, null if there is none; for policies, which may read nothing themselves';
-CREATE FUNCTION crm_relay.access_of_record(module text, id text) RETURNS json
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION crm_relay.accesses_now(module text, ids text[]) RETURNS json[]
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    SET row_security TO 'on'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $_$
+declare
+  watched crm_relay.module;
+  columns text;
+  condition text;
+  id text;
+  image json;
+  images json[];
 begin
-  return crm_relay.access_now(module, id);
-exception when others then
-  raise warning 'crm_relay.access_now(): %', sqlerrm;
-  return null;
+  if current_user <> 'crm_relay_policy' then
+    raise exception 'crm_relay: accesses_now() belongs to %, it must belong to crm_relay_policy', current_user
+      using hint = 'run crm-relay install again';
+  end if;
+  select m.* into watched from crm_relay.module m where m.module = accesses_now.module and m.part_of is null;
+  if cardinality(ids) > 1 then
+    begin
+      -- where access_now() would raise, it says for each why
+      if watched.lookup is not null and watched.lookup_types = crm_relay.column_types(watched.relation, watched.key_columns || watched.access_columns)
+         and not row_security_active(watched.relation)
+         and exists (select from pg_class c where c.oid = watched.relation and c.relkind in ('r', 'p')) then
+        columns := coalesce(crm_relay.readable_columns(watched.relation, watched.access_columns), quote_literal('{}') || '::json');
+        condition := crm_relay.key_condition(watched, 'w.id');
+        execute format(
+          'select array_agg(case when r.%I is not null then %s end order by w.place)
+             from unnest($1) with ordinality as w (id, place) left join %s r on %s', watched.key_columns[1], columns, watched.relation, condition)
+           into images using ids;
+      end if;
+      raise sqlstate 'CR000';
+    exception
+      when sqlstate 'CR000' then
+        null; -- what the owner's code did is undone, see image()
+      when others then
+        images := null; -- such as an id that does not cast: the others may
+    end;
+  end if;
+  if images is null then
+    foreach id in array ids loop
+      begin
+        image := crm_relay.access_now(module, id);
+        images := images || case when image is not null then coalesce(crm_relay.only(image, watched.access_columns), '{}') end;
+      exception when others then
+        raise warning 'crm_relay.access_now(): %', sqlerrm;
+        images := images || null::json;
+      end;
+    end loop;
+  end if;
+  return images;
 end
-$$;
-ALTER FUNCTION crm_relay.access_of_record(module text, id text) OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.access_of_record(module text, id text) IS 'access_now() as the relay asks it: null where it raises';
+$_$;
+ALTER FUNCTION crm_relay.accesses_now(module text, ids text[]) OWNER TO crm_relay_policy;
+COMMENT ON FUNCTION crm_relay.accesses_now(module text, ids text[]) IS 'the access columns of records as they are now, in the order of their ids; null for one that there is not, or that cannot be looked up';
 CREATE FUNCTION crm_relay.add_triggers(target regclass, module text, part_of text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -804,10 +849,12 @@ $$;
 ALTER PROCEDURE crm_relay.in_short_transaction(IN command text, IN about text) OWNER TO postgres;
 COMMENT ON PROCEDURE crm_relay.in_short_transaction(IN command text, IN about text) IS 'runs one command in a transaction of its own, with a short lock_timeout and retries';
 CREATE FUNCTION crm_relay.is_private(image json) RETURNS boolean
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select coalesce(image ->> 'is_private', 'false') = 'true' or coalesce(image ->> 'access_level', '') = 'personal'
+begin
+  return coalesce(image ->> 'is_private', 'false') = 'true' or coalesce(image ->> 'access_level', '') = 'personal';
+end
 $$;
 ALTER FUNCTION crm_relay.is_private(image json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.is_private(image json) IS 'whether a record is its owner''s alone, by its image';
@@ -819,20 +866,45 @@ CREATE FUNCTION crm_relay.is_secret(column_name text) RETURNS boolean
 $$;
 ALTER FUNCTION crm_relay.is_secret(column_name text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.is_secret(column_name text) IS 'whether a column is named like a secret, and so is hidden unless it is said otherwise';
-CREATE FUNCTION crm_relay.key_condition(watched crm_relay.module) RETURNS text
+CREATE FUNCTION crm_relay.key_condition(watched crm_relay.module, given text DEFAULT '$1'::text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
+    AS $$
   select string_agg(
            crm_relay.equals(k.name, a.atttypid,
-                            case when cardinality(watched.key_columns) = 1 then '$1' else format('($1::json ->> %s)', k.place - 1) end),
+                            case when cardinality(watched.key_columns) = 1 then given else format('(%s::json ->> %s)', given, k.place - 1) end),
            ' and ')
     from unnest(watched.key_columns) with ordinality as k (name, place)
     left join pg_attribute a on a.attrelid = watched.relation and a.attname = k.name and not a.attisdropped
   having bool_and(crm_relay.equals(k.name, a.atttypid, '') is not null)
-$_$;
-ALTER FUNCTION crm_relay.key_condition(watched crm_relay.module) OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.key_condition(watched crm_relay.module) IS 'the condition that finds the row r of a record by its id, $1; null where that would run somebody''s code';
+$$;
+ALTER FUNCTION crm_relay.key_condition(watched crm_relay.module, given text) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.key_condition(watched crm_relay.module, given text) IS 'the condition that finds the row r of a record by its id, given as text; null where that would run somebody''s code';
+CREATE FUNCTION crm_relay.known(several text[]) RETURNS jsonb[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  ids text[];
+begin
+  -- the usual principal(), by one look at the table of users
+  if cardinality(several) > 1
+     and exists (select from crm_relay.module m where m.module = 'users')
+     and exists (select from pg_proc p where p.oid = 'crm_relay.principal(jsonb)'::regprocedure
+                                         and p.prosrc = 'begin return crm_relay.usual_principal(claims); end') then
+    begin
+      ids := array(select crm_relay.named(c.claims::jsonb) from unnest(several) with ordinality as c (claims, place) order by c.place);
+      return array(select crm_relay.person(u.id, u.image)
+                     from unnest(ids, crm_relay.accesses_now('users', ids)) with ordinality as u (id, image, place) order by u.place);
+    exception when others then
+      null; -- such as claims that are no jsonb: each by itself, then
+    end;
+  end if;
+  return array(select crm_relay.known(c.claims) from unnest(several) with ordinality as c (claims, place) order by c.place);
+end
+$$;
+ALTER FUNCTION crm_relay.known(several text[]) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.known(several text[]) IS 'known() of each of several';
 CREATE FUNCTION crm_relay.known(claims text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -854,9 +926,9 @@ $$;
 ALTER FUNCTION crm_relay.known(claims text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.known(claims text) IS 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
 CREATE FUNCTION crm_relay.may_enter(principal jsonb, room text) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$select crm_relay.usual_may_enter(principal, room)$$;
+    AS $$begin return crm_relay.usual_may_enter(principal, room); end$$;
 ALTER FUNCTION crm_relay.may_enter(principal jsonb, room text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.may_enter(principal jsonb, room text) IS 'whether somebody may be in a scope room, where they get what may_see_row() grants; may be replaced by the CRM''s owner';
 CREATE FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) RETURNS boolean
@@ -872,20 +944,17 @@ $$;
 ALTER FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) IS 'whether somebody may see a record as it is now; false also if there is none';
 CREATE FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$select crm_relay.usual_may_see_row(principal, module, image)$$;
+    AS $$begin return crm_relay.usual_may_see_row(principal, module, image); end$$;
 ALTER FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) IS 'whether somebody may see an image of a record, by its access columns; may be replaced by the CRM''s owner';
-CREATE FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) RETURNS boolean
+CREATE FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
   name text := split_part(room, ':', 1);
-  id text := substr(room, length(name) + 2);
-  columns text[];
-  image json;
 begin
   if principal is null then
     return false;
@@ -893,27 +962,30 @@ begin
   if name in ('user', 'team', 'broker') then
     return crm_relay.enters(principal, room);
   end if;
-  select m.access_columns into columns from crm_relay.module m where m.module = name and m.part_of is null and not m.narrow;
-  if not found then
-    return false;
-  end if;
-  image := crm_relay.access_of_record(name, id);
   if image is null and replays then
     -- it is told to its end to those who were allowed to see it
-    select crm_relay.readable(c.old_image) into image
-      from crm_relay.change c
-     where c.module = name and c.record_id = id and c.action = 'deleted'
+    select (select coalesce(json_object_agg(key, value), '{}') from json_each(crm_relay.readable(c.old_image)) where key = any (m.access_columns))
+      into image
+      from crm_relay.module m join crm_relay.change c on c.module = m.module
+     where m.module = name and m.part_of is null and not m.narrow
+       and c.record_id = substr(room, length(name) + 2) and c.action = 'deleted'
      order by c.txid desc, c.seq desc limit 1;
   end if;
-  if image is null then
-    return false;
-  end if;
-  return crm_relay.sees(principal, name, (
-    select coalesce(json_object_agg(key, value), '{}') from json_each(image) where key = any (columns)));
+  return image is not null and crm_relay.sees(principal, name, image);
 end
 $$;
-ALTER FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) OWNER TO postgres;
-COMMENT ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) IS 'whether somebody may be in a room: a scope room, or that of a record as it is now or, for replays, as it was when it was deleted';
+ALTER FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) IS 'whether somebody may be in a room: a scope room, or that of a record by its access columns as they are now, null if there is none, or, for replays, as they were when it was deleted';
+CREATE FUNCTION crm_relay.named(claims jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  return coalesce(claims ->> 'id', claims ->> 'sub');
+end
+$$;
+ALTER FUNCTION crm_relay.named(claims jsonb) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.named(claims jsonb) IS 'the id of whom a token names, by its claims';
 CREATE FUNCTION crm_relay.narrowed(images json[], hidden text[], shown text[]) RETURNS json[]
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -965,10 +1037,12 @@ $$;
 ALTER FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) IS 'the record on which an image''s access depends, too, such as the lead of an appointment: whether it names one, and that one as it is now';
 CREATE FUNCTION crm_relay.owner_of(image json) RETURNS text
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select coalesce(image ->> 'owner_id', image ->> 'listing_agent_id', image ->> 'agent_id', image ->> 'user_id')
+begin
+  return coalesce(image ->> 'owner_id', image ->> 'listing_agent_id', image ->> 'agent_id', image ->> 'user_id');
+end
 $$;
 ALTER FUNCTION crm_relay.owner_of(image json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.owner_of(image json) IS 'the owner of a record by its image: the first of these columns that is not null';
@@ -990,6 +1064,24 @@ CREATE FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OU
 $$;
 ALTER FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) IS 'watched tables whose owner may not read all that is watched: by a function in an index of hers she can, with the rights of the roles that look records up';
+CREATE FUNCTION crm_relay.person(id text, image json) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  if image is null or image ->> 'is_active' = 'false' then
+    return null;
+  end if;
+  -- what the token says of these is not believed: the table knows
+  return jsonb_build_object(
+    'user', id,
+    'team', image ->> 'team_id',
+    'broker', image ->> 'broker_id',
+    'role', case json_typeof(image -> 'role') when 'array' then image -> 'role' ->> 0 else image ->> 'role' end);
+end
+$$;
+ALTER FUNCTION crm_relay.person(id text, image json) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.person(id text, image json) IS 'user, team, broker and role of whoever has this id, by the image of their row in the table of users; null if there is none or they are not active';
 CREATE FUNCTION crm_relay.placed(module text, image json) RETURNS text[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1009,9 +1101,9 @@ $$;
 ALTER FUNCTION crm_relay.placed(module text, image json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.placed(module text, image json) IS 'rooms_of() as the relay asks it; null where it raises, so that one row that it cannot judge does not stop all others';
 CREATE FUNCTION crm_relay.principal(claims jsonb) RETURNS jsonb
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$select crm_relay.usual_principal(claims)$$;
+    AS $$begin return crm_relay.usual_principal(claims); end$$;
 ALTER FUNCTION crm_relay.principal(claims jsonb) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.principal(claims jsonb) IS 'who a token is, by its claims; null: nobody; may be replaced by the CRM''s owner';
 CREATE FUNCTION crm_relay.prune(needed xid8 DEFAULT pg_snapshot_xmin(pg_current_snapshot())) RETURNS SETOF text
@@ -1070,13 +1162,16 @@ $_$;
 ALTER FUNCTION crm_relay.prune(needed xid8) OWNER TO crm_relay_prune;
 COMMENT ON FUNCTION crm_relay.prune(needed xid8) IS 'truncates a slot whose every row is older than the retention and below the transaction that anybody still needs; returns its name. Another one that is due is the next call''s';
 CREATE FUNCTION crm_relay.readable(image json) RETURNS json
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  -- not where the backslash is itself escaped
-  select case when position(E'\\u0000' in image::text) > 0
-              then regexp_replace(image::text, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd\\\\u2400\\\\ufffd', 'g')::json
-              else image end
+begin
+  if position(E'\\u0000' in image::text) > 0 then
+    -- not where the backslash is itself escaped
+    return regexp_replace(image::text, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd\\\\u2400\\\\ufffd', 'g')::json;
+  end if;
+  return image;
+end
 $$;
 ALTER FUNCTION crm_relay.readable(image json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.readable(image json) IS 'an image that can be looked into: json may hold \u0000, but every operator on it raises then; here it stands as three other characters';
@@ -1307,9 +1402,9 @@ $$;
 ALTER FUNCTION crm_relay.ring(module text, doorbell text) OWNER TO crm_relay_capture;
 COMMENT ON FUNCTION crm_relay.ring(module text, doorbell text) IS 'the doorbell: a hint to look at the journal, where nobody looks anyway; everybody may hear and forge it, so it names no record and is never believed';
 CREATE FUNCTION crm_relay.rooms_of(module text, image json) RETURNS text[]
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$select crm_relay.usual_rooms_of(module, image)$$;
+    AS $$begin return crm_relay.usual_rooms_of(module, image); end$$;
 ALTER FUNCTION crm_relay.rooms_of(module text, image json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.rooms_of(module text, image json) IS 'the scope rooms that an image of a record is in, by its access columns; may be replaced by the CRM''s owner';
 CREATE FUNCTION crm_relay.sees(principal jsonb, module text, image json) RETURNS boolean
@@ -1437,15 +1532,19 @@ $$;
 ALTER PROCEDURE crm_relay.unwatch_all() OWNER TO postgres;
 COMMENT ON PROCEDURE crm_relay.unwatch_all() IS 'unwatches every table, each in a short transaction of its own';
 CREATE FUNCTION crm_relay.usual_may_enter(principal jsonb, room text) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select coalesce(principal ->> 'user' is not null and (
+declare
+  scope text := split_part(room, ':', 1);
+  id text := split_part(substr(room, position(':' in room) + 1), '/', 1);
+begin
+  return coalesce(principal ->> 'user' is not null and (
            principal ->> 'role' = 'system_admin'
            or scope = 'user' and id = principal ->> 'user'
            or scope = 'team' and id = principal ->> 'team'
-           or scope = 'broker' and id = principal ->> 'broker' and principal ->> 'role' = 'broker'), false)
-    from (select split_part(room, ':', 1), split_part(substr(room, position(':' in room) + 1), '/', 1)) as named (scope, id)
+           or scope = 'broker' and id = principal ->> 'broker' and principal ->> 'role' = 'broker'), false);
+end
 $$;
 ALTER FUNCTION crm_relay.usual_may_enter(principal jsonb, room text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.usual_may_enter(principal jsonb, room text) IS 'whether somebody may be in a scope room: their own, their team''s, as a broker their brokerage''s; admins in any';
@@ -1492,8 +1591,7 @@ CREATE FUNCTION crm_relay.usual_principal(claims jsonb) RETURNS jsonb
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-  id text := coalesce(claims ->> 'id', claims ->> 'sub');
-  found json;
+  id text := crm_relay.named(claims);
 begin
   if id is null then
     return null;
@@ -1502,16 +1600,7 @@ begin
   if not exists (select from crm_relay.module m where m.module = 'users') then
     return jsonb_build_object('user', id);
   end if;
-  found := crm_relay.access_now('users', id);
-  if found is null or found ->> 'is_active' = 'false' then
-    return null;
-  end if;
-  -- what the token says of these is not believed: the table knows
-  return jsonb_build_object(
-    'user', id,
-    'team', found ->> 'team_id',
-    'broker', found ->> 'broker_id',
-    'role', case json_typeof(found -> 'role') when 'array' then found -> 'role' ->> 0 else found ->> 'role' end);
+  return crm_relay.person(id, crm_relay.access_now('users', id));
 end
 $$;
 ALTER FUNCTION crm_relay.usual_principal(claims jsonb) OWNER TO postgres;
@@ -1815,10 +1904,10 @@ declare
   asked text;
   -- the rules as they come, in the place of what does not work
   usual constant jsonb := jsonb_build_object(
-    'principal', $mend$create or replace function crm_relay.principal(claims jsonb) returns jsonb language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_principal(claims)'; -- or correct yours$mend$,
-    'may_see_row', $mend$create or replace function crm_relay.may_see_row(principal jsonb, module text, image json) returns boolean language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_may_see_row(principal, module, image)'; -- or correct yours$mend$,
-    'may_enter', $mend$create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_may_enter(principal, room)'; -- or correct yours$mend$,
-    'rooms_of', $mend$create or replace function crm_relay.rooms_of(module text, image json) returns text[] language sql stable set search_path = pg_catalog, pg_temp as 'select crm_relay.usual_rooms_of(module, image)'; -- or correct yours$mend$);
+    'principal', $mend$create or replace function crm_relay.principal(claims jsonb) returns jsonb language plpgsql stable set search_path = pg_catalog, pg_temp as 'begin return crm_relay.usual_principal(claims); end'; -- or correct yours$mend$,
+    'may_see_row', $mend$create or replace function crm_relay.may_see_row(principal jsonb, module text, image json) returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as 'begin return crm_relay.usual_may_see_row(principal, module, image); end'; -- or correct yours$mend$,
+    'may_enter', $mend$create or replace function crm_relay.may_enter(principal jsonb, room text) returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as 'begin return crm_relay.usual_may_enter(principal, room); end'; -- or correct yours$mend$,
+    'rooms_of', $mend$create or replace function crm_relay.rooms_of(module text, image json) returns text[] language plpgsql stable set search_path = pg_catalog, pg_temp as 'begin return crm_relay.usual_rooms_of(module, image); end'; -- or correct yours$mend$);
 begin
   if current_user <> 'crm_relay_verify' then
     raise exception 'crm_relay: verify_policy() belongs to %, it must belong to crm_relay_verify', current_user
@@ -2983,18 +3072,20 @@ ALTER TABLE ONLY crm_relay.module
     ADD CONSTRAINT module_part_of_fkey FOREIGN KEY (part_of) REFERENCES crm_relay.module(module);
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_capture;
+GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.access_now(module text, id text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.access_now(module text, id text) TO crm_relay_capture;
 GRANT ALL ON FUNCTION crm_relay.access_now(module text, id text) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.access_of_record(module text, id text) TO crm_relay_audit;
-GRANT ALL ON FUNCTION crm_relay.access_of_record(module text, id text) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.accesses_now(module text, ids text[]) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.accesses_now(module text, ids text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.base_of(type oid) TO crm_relay_part;
 GRANT ALL ON FUNCTION crm_relay.base_of(type oid) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.base_of(type oid) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.changes_since(cursor text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.changes_since(cursor text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.disconnect(user_id text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.disown(known text) TO crm_relay_serve;
@@ -3019,24 +3110,30 @@ GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_relay_policy;
-GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) TO crm_relay_snapshot;
+GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module, given text) TO crm_relay_policy;
+GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module, given text) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.known(several text[]) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.known(several text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) TO crm_relay_audit;
-GRANT ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.named(claims jsonb) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.named(claims jsonb) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.owner_of(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.owner_of(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.person(id text, image json) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.person(id text, image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.placed(module text, image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.placed(module text, image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.principal(claims jsonb) TO crm_relay_audit;
@@ -3148,7 +3245,7 @@ GRANT USAGE ON SCHEMA crm_relay TO crm_relay_snapshot;
 GRANT USAGE ON SEQUENCE crm_relay.change_seq TO crm_relay_capture;
 REVOKE ALL ON FUNCTION crm_relay."only"(image json, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.access_now(module text, id text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.access_of_record(module text, id text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.accesses_now(module text, ids text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.add_triggers(target regclass, module text, part_of text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.base_of(type oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.changes_since(cursor text) FROM PUBLIC;
@@ -3165,16 +3262,19 @@ REVOKE ALL ON FUNCTION crm_relay.image(record anyelement) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.images(old_row anyelement, new_row anyelement, marks text[], large jsonb, others jsonb, OUT made crm_relay.made) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_private(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module, given text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.known(claims text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.known(several text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) FROM PUBLIC;
-REVOKE ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.named(claims jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.narrowed(images json[], hidden text[], shown text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.owner_of(image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.owners_apart(OUT relation regclass, OUT owner name, OUT others text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.person(id text, image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.placed(module text, image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.principal(claims jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.prune(needed xid8) FROM PUBLIC;
