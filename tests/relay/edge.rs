@@ -8,7 +8,7 @@ use futures::{SinkExt, StreamExt};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -159,13 +159,28 @@ async fn one_address_that_only_connects_does_not_keep_others_out() {
 }
 
 #[tokio::test]
+async fn whoever_comes_while_the_relay_is_busy_waits_in_the_system_s_queue() {
+    rlimit::increase_nofile_limit(12_000).unwrap();
+    let longest = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let longest: usize = longest.trim().parse().unwrap();
+    let database = Database::create().await;
+    let relay = Relay::start(&database.url()).await;
+    relay.signal("STOP");
+    // into a queue that is full nobody gets
+    let all = (0..longest.min(4000)).map(|_| TcpStream::connect(relay.address()));
+    let waiting = timeout(DEADLINE, futures::future::try_join_all(all)).await;
+    relay.signal("CONT");
+    let waiting = waiting.expect("all are connected at once").unwrap();
+    drop(waiting);
+    assert_eq!(relay.get("/healthz", "").await.0, 200);
+}
+
+#[tokio::test]
 async fn headers_that_never_end_are_cut_off() {
     let database = Database::create().await;
     let relay = Relay::start(&database.url()).await;
     let began = Instant::now();
-    let mut slow = tokio::net::TcpStream::connect(relay.address())
-        .await
-        .unwrap();
+    let mut slow = TcpStream::connect(relay.address()).await.unwrap();
     slow.write_all(b"GET /ws HTTP/1.1\r\nX-Long: ")
         .await
         .unwrap();
@@ -228,7 +243,7 @@ async fn details_are_for_operators() {
             .contains(&json!("leads"))
     );
     assert!(told["database"].as_str().unwrap().contains(database.name()));
-    let mut stream = tokio::net::TcpStream::connect(&admin).await.unwrap();
+    let mut stream = TcpStream::connect(&admin).await.unwrap();
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -339,9 +354,7 @@ async fn behind_tls_it_is_the_same_relay() {
     .await;
     let connector = connector(authority.0.der().clone());
     let join = async || {
-        let stream = tokio::net::TcpStream::connect(relay.address())
-            .await
-            .unwrap();
+        let stream = TcpStream::connect(relay.address()).await.unwrap();
         let name = "localhost".try_into().unwrap();
         let stream = connector.connect(name, stream).await.unwrap();
         let url = format!(
@@ -395,9 +408,7 @@ async fn behind_tls_it_is_the_same_relay() {
         assert!(!frame.is_close(), "{frame:?}");
     }
     // a stranger who speaks plainly is nobody's trouble
-    let mut plain = tokio::net::TcpStream::connect(relay.address())
-        .await
-        .unwrap();
+    let mut plain = TcpStream::connect(relay.address()).await.unwrap();
     plain
         .write_all(b"GET /healthz HTTP/1.1\r\n\r\n")
         .await
