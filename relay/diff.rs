@@ -30,29 +30,14 @@ pub enum BadImage {
 pub struct Columns<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> Columns<'a> {
-    /// Splits an image into its columns, without reading what is inside them: that it is JSON Postgres
-    /// has made sure of (the type of the journal's columns is `json`), so of a value only its end is looked for.
+    /// Those of this image.
     pub fn of(image: &'a str) -> Result<Columns<'a>, BadImage> {
-        let mut scan = Scan { image, at: 0 };
         let mut columns = Vec::with_capacity(32);
-        scan.expect(b'{')?;
-        if scan.next() != Some(b'}') {
-            loop {
-                scan.space();
-                let name = scan.name()?;
-                scan.expect(b':')?;
-                columns.push((name, scan.value()?));
-                if scan.next() != Some(b',') {
-                    break;
-                }
-                scan.at += 1;
-            }
-        }
-        scan.expect(b'}')?;
-        match scan.next() {
-            None => Ok(Columns(columns)),
-            Some(_) => Err(BadImage::NoObject(scan.at)),
-        }
+        each(image, |name, value| {
+            columns.push((name, value));
+            true
+        })?;
+        Ok(Columns(columns))
     }
 
     /// The text of a column's value.
@@ -78,13 +63,46 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// Tells the name and the text of the value of each column of an image, until it is told that this is enough.
+///
+/// It does not read what is inside them: that it is JSON Postgres has made sure of (the type of the journal's
+/// columns is `json`), so of a value only its end is looked for.
+pub fn each<'a>(
+    image: &'a str,
+    mut goes_on: impl FnMut(Cow<'a, str>, &'a str) -> bool,
+) -> Result<(), BadImage> {
+    let mut scan = Scan { image, at: 0 };
+    scan.expect(b'{')?;
+    if scan.next() != Some(b'}') {
+        loop {
+            scan.space();
+            let name = scan.name()?;
+            scan.expect(b':')?;
+            if !goes_on(name, scan.value()?) {
+                return Ok(());
+            }
+            if scan.next() != Some(b',') {
+                break;
+            }
+            scan.at += 1;
+        }
+    }
+    scan.expect(b'}')?;
+    match scan.next() {
+        None => Ok(()),
+        Some(_) => Err(BadImage::NoObject(scan.at)),
+    }
+}
+
 /// A place in an image (RFC 8259).
 struct Scan<'a> {
     image: &'a str,
     at: usize,
 }
 
+// inlined where they are called for each column of each image: a tenth of what an event takes
 impl<'a> Scan<'a> {
+    #[inline(always)]
     fn space(&mut self) {
         let rest = &self.image.as_bytes()[self.at..];
         let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
@@ -92,11 +110,13 @@ impl<'a> Scan<'a> {
     }
 
     /// The next byte that is no space; it is where the scan stands then.
+    #[inline(always)]
     fn next(&mut self) -> Option<u8> {
         self.space();
         self.image.as_bytes().get(self.at).copied()
     }
 
+    #[inline(always)]
     fn expect(&mut self, wanted: u8) -> Result<(), BadImage> {
         if self.next() != Some(wanted) {
             return Err(BadImage::NoObject(self.at));
@@ -129,6 +149,7 @@ impl<'a> Scan<'a> {
         }
     }
 
+    #[inline(always)]
     fn name(&mut self) -> Result<Cow<'a, str>, BadImage> {
         let start = self.at;
         match self.string()? {
@@ -141,6 +162,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The value that comes next, to its end.
+    #[inline(always)]
     fn value(&mut self) -> Result<&'a str, BadImage> {
         let first = self.next();
         let start = self.at;
@@ -254,8 +276,10 @@ pub fn changed<'a>(
 }
 
 /// A JSON object of names and JSON texts.
-pub fn object<'a>(members: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut text = String::from("{");
+pub fn object<'a>(members: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> String {
+    let sizes = (members.clone()).map(|(name, value)| name.len() + value.len() + 4);
+    let mut text = String::with_capacity(sizes.sum::<usize>() + 2);
+    text.push('{');
     for (name, value) in members {
         if text.len() > 1 {
             text.push(',');

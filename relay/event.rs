@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use crate::change::{Action, Change};
-use crate::diff::{self, BadImage, Columns};
+use crate::diff::{self, BadImage, Columns, Difference};
 use crate::frame::{self, Frame};
 use crate::order;
 use crate::registry::Module;
@@ -179,12 +179,13 @@ pub fn of(
             let Some(found) = diff::difference(old, change.new_image.as_deref(), quiet)? else {
                 return Ok(None);
             };
+            let body = body(&found);
             columns = found.columns;
             columns.retain(|column| !quiet.contains(column));
-            format!("\"data\":{},\"previous\":{}", found.data, found.previous)
+            body
         }
-        Action::Deleted => format!("\"data\":{}", whole(change.old_image.as_deref())?),
-        _ => format!("\"data\":{}", whole(change.new_image.as_deref())?),
+        Action::Deleted => ["\"data\":", whole(change.old_image.as_deref())?].concat(),
+        _ => ["\"data\":", whole(change.new_image.as_deref())?].concat(),
     };
     let scopes = |standing: &Option<Arc<Standing>>| {
         let scopes = standing.as_ref().map(|standing| standing.scopes.clone());
@@ -205,7 +206,7 @@ pub fn of(
         }
     };
     Ok(Some(Event::Changed(Box::new(Changed {
-        record_room: format!("{}:{}", change.module, change.record_id),
+        record_room: [&change.module, ":", &change.record_id].concat(),
         stayed_in,
         left,
         entered,
@@ -240,10 +241,16 @@ pub fn of_user(change: Change) -> Event {
     }
 }
 
+/// What an update's frame says of it.
+fn body(found: &Difference) -> String {
+    let [data, previous] = ["\"data\":", ",\"previous\":"];
+    [data, &found.data, previous, &found.previous].concat()
+}
+
 /// An image as it goes out: one that is no JSON object must not.
 fn whole(image: Option<&str>) -> Result<&str, BadImage> {
     let image = image.unwrap_or("{}");
-    Columns::of(image)?;
+    diff::each(image, |_, _| true)?;
     Ok(image)
 }
 
@@ -406,12 +413,13 @@ impl Changed {
         let Some(found) = diff::difference(old, new, &[])? else {
             return Ok(None);
         };
+        let body = body(&found);
         let known =
             |column: &String| self.columns.contains(column) || later.columns.contains(column);
         Ok(Some(Changed {
             columns: found.columns.into_iter().filter(known).collect(),
             coalesced: self.coalesced + later.coalesced,
-            body: format!("\"data\":{},\"previous\":{}", found.data, found.previous),
+            body,
             place: self.place,
             plain: OnceLock::new(),
             change,

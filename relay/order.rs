@@ -33,29 +33,29 @@ pub fn relink(changes: Vec<Change>) -> Result<Vec<Change>, BadImage> {
     if changes.len() < 2 {
         return Ok(changes);
     }
-    let mut histories: Vec<Vec<Change>> = Vec::new();
-    let mut place = std::collections::HashMap::new();
+    let row = |&place: &usize| {
+        let change: &Change = &changes[place];
+        (&change.record_id, &change.module, &change.part)
+    };
+    let mut places: Vec<usize> = (0..changes.len())
+        .filter(|&place| changes[place].action != Action::Truncated)
+        .collect();
+    // each row's stay in their order
+    places.sort_by(|one, other| row(one).cmp(&row(other)));
+    let histories: Vec<Vec<usize>> = (places.chunk_by(|one, other| row(one) == row(other)))
+        .filter(|history| history.len() > 1)
+        .map(<[usize]>::to_vec)
+        .collect();
+    if histories.is_empty() {
+        return Ok(changes);
+    }
+    let mut changes: Vec<Option<Change>> = changes.into_iter().map(Some).collect();
     let mut linked = Vec::with_capacity(changes.len());
-    for change in changes {
-        if change.action == Action::Truncated {
-            linked.push(change);
-            continue;
-        }
-        let history = *place
-            .entry((
-                change.module.clone(),
-                change.record_id.clone(),
-                change.part.clone(),
-            ))
-            .or_insert(histories.len());
-        if history == histories.len() {
-            histories.push(Vec::new());
-        }
-        histories[history].push(change);
-    }
     for history in histories {
-        linked.extend(relink_history(history)?);
+        let history = history.iter().filter_map(|&place| changes[place].take());
+        linked.extend(relink_history(history.collect())?);
     }
+    linked.extend(changes.into_iter().flatten());
     linked.sort_by_key(|change| change.seq);
     Ok(linked)
 }
@@ -250,6 +250,33 @@ mod tests {
     const B: &str = r#"{"x":2}"#;
     const C: &str = r#"{"x":3}"#;
     const D: &str = r#"{"x":4}"#;
+
+    #[test]
+    fn each_row_has_a_history_of_its_own() {
+        let row = |seq, old, new| change(&(seq, "r", old, new));
+        let of_part = |part: &str| Some((part.to_owned(), "p".to_owned()));
+        let written = vec![
+            row(1, A, B),
+            Change {
+                module: "leads".into(),
+                ..row(2, C, D)
+            },
+            Change {
+                part: of_part("contacts"),
+                ..row(3, C, D)
+            },
+            Change {
+                part: of_part("notes"),
+                ..row(4, B, A)
+            },
+            Change {
+                action: Action::Truncated,
+                ..row(5, C, D)
+            },
+            row(6, B, C),
+        ];
+        assert_eq!(relink(written.clone()).unwrap(), written);
+    }
 
     #[test]
     fn changes_that_follow_each_other_stay_as_they_are() {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::diff::{BadImage, Columns, object};
+use crate::diff::{self, BadImage, object};
 
 /// The access columns of an image, and what follows from them.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,14 +56,23 @@ pub struct Access<'a>(Vec<(&'a str, &'a str)>);
 impl<'a> Access<'a> {
     /// Of this image.
     pub fn of(image: &'a str, access_columns: &'a [String]) -> Result<Access<'a>, BadImage> {
-        let columns = Columns::of(image)?;
-        let value = |name: &'a String| match columns.get(name) {
+        let mut values = vec![None; access_columns.len()];
+        let mut missing = values.len();
+        diff::each(image, |name, value| {
+            if let Some(place) = access_columns.iter().position(|column| *column == name)
+                && values[place].is_none()
+            {
+                values[place] = Some(value);
+                missing -= 1;
+            }
+            missing > 0
+        })?;
+        let value = |(name, value): (&'a String, Option<&'a str>)| match value {
             Some(value) => Ok((name.as_str(), value)),
             None => Err(BadImage::Lacks(name.clone())),
         };
-        Ok(Access(
-            access_columns.iter().map(value).collect::<Result<_, _>>()?,
-        ))
+        let values = access_columns.iter().zip(values).map(value);
+        Ok(Access(values.collect::<Result<_, _>>()?))
     }
 
     /// As a JSON object.
