@@ -59,11 +59,11 @@ impl<'a> Access<'a> {
         let mut values = vec![None; access_columns.len()];
         let mut missing = values.len();
         diff::each(image, |name, value| {
-            if let Some(place) = access_columns.iter().position(|column| *column == name)
-                && values[place].is_none()
-            {
-                values[place] = Some(value);
-                missing -= 1;
+            for (column, known) in access_columns.iter().zip(&mut values) {
+                if *column == name && known.is_none() {
+                    *known = Some(value);
+                    missing -= 1;
+                }
             }
             missing > 0
         })?;

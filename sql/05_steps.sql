@@ -95,8 +95,7 @@ begin
 
   -- the records of those who subscribe together are looked up together
   if version < 7 then
-    drop function if exists crm_relay.key_condition(crm_relay.module), crm_relay.heirs_of(text, text),
-      crm_relay.access_of_record(text, text), crm_relay.may_subscribe(jsonb, text, boolean);
+    drop function if exists crm_relay.key_condition(crm_relay.module), crm_relay.heirs_of(text, text), crm_relay.access_of_record(text, text);
   end if;
 end
 $steps$;

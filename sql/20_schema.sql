@@ -82,7 +82,7 @@ comment on column crm_relay.module.access_of is
   'the module on whose records it depends, too, who may see this one''s, such as leads for appointments';
 comment on column crm_relay.module.access_link is 'the column of this table that names that module''s record, such as lead_id';
 comment on column crm_relay.module.lookup is
-  'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
+  'looks up key and access columns of the record whose id is w.id, in the table that format() is given for it; null where no such can be';
 comment on column crm_relay.module.lookup_types is
   'the types of those columns when it was made: with others it is not run';
 -- what capture() goes by, so that it need look at one row only, see goes_by()

@@ -1,7 +1,7 @@
 -- capture: the trigger that writes the journal and rings
 
--- Functions that the trigger or the policy call are PL/pgSQL, however short: in a block that is rolled back, as
--- those are, one of SQL is planned anew at each call.
+-- In a block that is rolled back, as all is where the trigger reads and the policy is asked, a function in SQL is
+-- planned anew at each call: what is called there for each row or answer is PL/pgSQL, however short.
 create or replace function crm_relay.readable(image json) returns json
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
@@ -316,16 +316,32 @@ $$;
 comment on function crm_relay.key_condition(crm_relay.module, text) is
   'the condition that finds the row r of a record by its id, given as text; null where that would run somebody''s code';
 
+create or replace function crm_relay.lookup_of(watched crm_relay.module) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('select %s as image from %%s r where %s', replace(columns, '%', '%%'), replace(condition, '%', '%%'))
+    from (select crm_relay.readable_columns(watched.relation, watched.key_columns || watched.access_columns),
+                 crm_relay.key_condition(watched, 'w.id')) as l (columns, condition)
+   where columns is not null and condition is not null
+$$;
+comment on function crm_relay.lookup_of(crm_relay.module) is
+  'what crm_relay.module.lookup should be; null where looking would run somebody''s code';
+
 create or replace function crm_relay.only(image json, columns text[]) returns json
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  present integer;
+  those json;
 begin
-  if (select count(*) from json_object_keys(image) as keys (key) where key = any (columns)) < cardinality(columns) then
+  select count(*), json_object_agg(key, value) into present, those from json_each(image) where key = any (columns);
+  if present < cardinality(columns) then
     raise exception 'crm_relay: not all of the columns % are there any more', columns
       using hint = 'watch the table again';
   end if;
-  return (select json_object_agg(key, value) from json_each(image) where key = any (columns));
+  return those;
 end
 $$;
 comment on function crm_relay.only(json, text[]) is 'these columns of an image, which must hold all of them';
@@ -395,12 +411,12 @@ comment on function crm_relay.records_of(crm_relay.module, text[]) is
 alter function crm_relay.records_of(crm_relay.module, text[]) owner to crm_relay_part;
 revoke all on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.base_of(oid), crm_relay.equals(text, oid, text, boolean),
   crm_relay.readable_columns(regclass, text[]), crm_relay.column_types(regclass, text[]), crm_relay.key_condition(crm_relay.module, text),
+  crm_relay.lookup_of(crm_relay.module),
   crm_relay.only(json, text[]) from public;
 grant execute on function crm_relay.records_of(crm_relay.module, text[]), crm_relay.only(json, text[]) to crm_relay_capture;
 grant execute on function crm_relay.base_of(oid), crm_relay.equals(text, oid, text, boolean) to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
 grant execute on function crm_relay.readable_columns(regclass, text[]) to crm_relay_part, crm_relay_policy;
-grant execute on function crm_relay.column_types(regclass, text[]) to crm_relay_policy;
-grant execute on function crm_relay.key_condition(crm_relay.module, text) to crm_relay_snapshot, crm_relay_policy;
+grant execute on function crm_relay.key_condition(crm_relay.module, text) to crm_relay_snapshot;
 
 drop function if exists crm_relay.actor(crm_relay.module, json, json);
 

@@ -286,10 +286,8 @@ begin
   end if;
 
   if watched.part_of is null then
-    watched.lookup := format('select %s from %s r where %s',
-      crm_relay.readable_columns(target, watched.key_columns || watched.access_columns), target, crm_relay.key_condition(watched));
-    if crm_relay.readable_columns(target, watched.key_columns || watched.access_columns) is null then
-      watched.lookup := null;
+    watched.lookup := crm_relay.lookup_of(watched);
+    if watched.lookup is null then
       raise notice 'crm_relay: a key or access column of % has a type of somebody''s own, so that nobody can be let in by today''s row', target
         using hint = 'leave it out: watch(…, access_columns => ''{…}'')';
     end if;
@@ -569,13 +567,7 @@ revoke all on procedure
 
 -- of tables that an earlier version watched; their types are looked at before it is run
 update crm_relay.module m
-   set lookup = (select format('select %s from %s r where %s', c.columns, m.relation, crm_relay.key_condition(m))
-                   from (select crm_relay.readable_columns(m.relation, m.key_columns || m.access_columns)) as c (columns)
-                  where c.columns is not null)
- where m.part_of is null and m.lookup is not null
-   and m.lookup is distinct from (
-     select format('select %s from %s r where %s', c.columns, m.relation, crm_relay.key_condition(m))
-       from (select crm_relay.readable_columns(m.relation, m.key_columns || m.access_columns)) as c (columns)
-      where c.columns is not null);
+   set lookup = crm_relay.lookup_of(m)
+ where m.part_of is null and m.lookup is not null and m.lookup is distinct from crm_relay.lookup_of(m);
 
 update crm_relay.module m set module = m.module; -- see refresh_module()

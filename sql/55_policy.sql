@@ -1,6 +1,6 @@
 -- policy: who may see which record, and in which scope rooms a record is
 --
--- Four functions are the CRM owner's to replace, and an installation leaves them as it finds them:
+-- Four functions are the CRM owner's to replace, and an installation leaves alone what it did not make:
 -- principal(), may_see_row(), may_enter() and rooms_of(). As they come they call the usual_… of the
 -- same name, which follow the rules of the usual CRM and may be called by what replaces them.
 --
@@ -10,15 +10,17 @@
 -- They run as crm_relay_serve, which may read nothing of the CRM; access_now() looks up for them. Who
 -- raises sees nothing.
 
-create or replace function crm_relay.access_now(module text, id text) returns json
-language plpgsql stable security definer
+create or replace function crm_relay.lookup_now(module text) returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
-set row_security = on
 as $$
 declare
   watched record;
-  image json;
 begin
+  if current_user <> 'crm_relay_policy' then
+    raise exception 'crm_relay: access_now() and accesses_now() belong to %, they must belong to crm_relay_policy', current_user
+      using hint = 'run crm-relay install again';
+  end if;
   -- the table itself, and not a view that was put in its place, nor policies or types that would run
   -- their owner's code
   select m.lookup, m.relation, m.lookup is not null and not row_security_active(m.relation)
@@ -28,24 +30,32 @@ begin
                                          and a.attnum > 0 order by a.attname) as is_same
     into watched
     from crm_relay.module m
-   where m.module = access_now.module and m.part_of is null;
-  if current_user <> 'crm_relay_policy' then
-    raise exception 'crm_relay: access_now() belongs to %, it must belong to crm_relay_policy', current_user
-      using hint = 'run crm-relay install again';
-  end if;
+   where m.module = lookup_now.module and m.part_of is null;
   if watched.is_same is distinct from true then
     raise exception 'crm_relay: the key and access columns of module %, table %, are not what they were when it was watched, or cannot be read', module, watched.relation
       using hint = 'watch it again; under row level security: alter role crm_relay_policy bypassrls';
   end if;
-  begin
-    execute watched.lookup into image using id;
-    raise sqlstate 'CR000';
-  exception
-    when sqlstate 'CR000' then
-      return image; -- and what the owner's code did is undone, see image()
-    when data_exception then
-      return null; -- an id that does not cast is no record's
-  end;
+  return format(watched.lookup, watched.relation);
+end
+$$;
+comment on function crm_relay.lookup_now(text) is
+  'the query for key and access columns of the record w.id of a module; raises where its table is not as it was watched';
+
+create or replace function crm_relay.access_now(module text, id text) returns json
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  lookup text := crm_relay.lookup_now(module);
+  image json;
+begin
+  execute format('select i.image from (select $1) as w (id) cross join lateral (%s) as i (image)', lookup) into image using id;
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return image; -- and what the owner's code did is undone, see image()
+  when data_exception then
+    return null; -- an id that does not cast is no record's
 end
 $$;
 comment on function crm_relay.access_now(text, text) is
@@ -55,60 +65,33 @@ alter function crm_relay.access_now(text, text) owner to crm_relay_policy;
 create or replace function crm_relay.accesses_now(module text, ids text[]) returns json[]
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
-set row_security = on
-set enable_hashjoin = off -- each by its key, and not all that there are for some
-set enable_mergejoin = off
 as $$
 declare
-  watched crm_relay.module;
-  columns text;
-  condition text;
-  id text;
-  image json;
+  half integer := cardinality(ids) / 2;
   images json[];
 begin
-  if current_user <> 'crm_relay_policy' then
-    raise exception 'crm_relay: accesses_now() belongs to %, it must belong to crm_relay_policy', current_user
-      using hint = 'run crm-relay install again';
-  end if;
-  select m.* into watched from crm_relay.module m where m.module = accesses_now.module and m.part_of is null;
-  if cardinality(ids) > 1 then
-    begin
-      -- where access_now() would raise, it says for each why
-      if watched.lookup is not null and watched.lookup_types = crm_relay.column_types(watched.relation, watched.key_columns || watched.access_columns)
-         and not row_security_active(watched.relation)
-         and exists (select from pg_class c where c.oid = watched.relation and c.relkind in ('r', 'p')) then
-        columns := coalesce(crm_relay.readable_columns(watched.relation, watched.access_columns), quote_literal('{}') || '::json');
-        condition := crm_relay.key_condition(watched, 'w.id');
-        execute format(
-          'select array_agg(case when r.%I is not null then %s end order by w.place)
-             from unnest($1) with ordinality as w (id, place) left join %s r on %s', watched.key_columns[1], columns, watched.relation, condition)
-           into images using ids;
-      end if;
-      raise sqlstate 'CR000';
-    exception
-      when sqlstate 'CR000' then
-        null; -- what the owner's code did is undone, see image()
-      when others then
-        images := null; -- such as an id that does not cast: the others may
-    end;
-  end if;
-  if images is null then
-    foreach id in array ids loop
-      begin
-        image := crm_relay.access_now(module, id);
-        images := images || case when image is not null then coalesce(crm_relay.only(image, watched.access_columns), '{}') end;
-      exception when others then
-        raise warning 'crm_relay.access_now(): %', sqlerrm;
-        images := images || null::json;
-      end;
-    end loop;
-  end if;
-  return images;
+  -- one image for each id, also where several rows have it
+  execute format(
+    'select array_agg(i.image order by w.place)
+       from unnest($1) with ordinality as w (id, place) left join lateral (%s limit 1) as i (image) on true', crm_relay.lookup_now(module))
+     into images using ids;
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(images, '{}'); -- as in access_now()
+  when data_exception then
+    -- an id that does not cast must not hide the others
+    if half > 0 then
+      return crm_relay.accesses_now(module, ids[:half]) || crm_relay.accesses_now(module, ids[half + 1:]);
+    end if;
+    return array[null::json];
+  when others then
+    raise warning 'crm_relay.accesses_now(): %', sqlerrm;
+    return array_fill(null::json, array[cardinality(ids)]);
 end
 $$;
 comment on function crm_relay.accesses_now(text, text[]) is
-  'the access columns of records as they are now, in the order of their ids; null for one that there is not, or that cannot be looked up';
+  'access_now() of each of several records, in the order of their ids; null also where it would raise';
 alter function crm_relay.accesses_now(text, text[]) owner to crm_relay_policy;
 
 create or replace function crm_relay.heirs_of(module text, ids text[]) returns setof json
@@ -334,8 +317,8 @@ $$;
 comment on function crm_relay.usual_rooms_of(text, json) is
   'the scope rooms that an image of a record is in: its owner''s, and unless it is private its team''s and its owner''s brokerage''s';
 
--- Theirs to replace: an installation leaves them as it finds them, unless they are as an earlier one made them,
--- in SQL.
+-- Theirs to replace: an installation makes them where there are none, or where they are as an earlier one made
+-- them, in SQL.
 do $replaceable$
 declare
   its record;
@@ -357,7 +340,8 @@ begin
       ) as u (signature, header, usual, purpose)
       left join pg_proc p on p.oid = to_regprocedure(u.signature)
      where p.oid is null
-        or p.prosrc = 'select ' || u.usual and pg_has_role(current_user, p.proowner, 'usage')
+        or p.prosrc = 'select ' || u.usual and p.provolatile = 's' and not p.prosecdef and p.pronargdefaults = 0
+           and pg_has_role(current_user, p.proowner, 'usage')
   loop
     execute format('create or replace function %s language plpgsql stable set search_path = pg_catalog, pg_temp as %L',
                    its.header, 'begin return ' || its.usual || '; end');
@@ -412,7 +396,7 @@ begin
   -- the usual principal(), by one look at the table of users
   if cardinality(several) > 1
      and exists (select from crm_relay.module m where m.module = 'users')
-     and exists (select from pg_proc p where p.oid = 'crm_relay.principal(jsonb)'::regprocedure
+     and exists (select from pg_proc p where p.oid = to_regprocedure('crm_relay.principal(jsonb)')
                                          and p.prosrc = 'begin return crm_relay.usual_principal(claims); end') then
     begin
       ids := array(select crm_relay.named(c.claims::jsonb) from unnest(several) with ordinality as c (claims, place) order by c.place);
@@ -493,6 +477,24 @@ $$;
 comment on function crm_relay.may_subscribe(jsonb, text, json, boolean) is
   'whether somebody may be in a room: a scope room, or that of a record by its access columns as they are now, null if there is none, or, for replays, as they were when it was deleted';
 
+-- as relays of version 6 ask, until they are restarted; one of version 8 may drop it
+create or replace function crm_relay.may_subscribe(principal jsonb, room text, replays boolean) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  name text := split_part(room, ':', 1);
+  image json;
+begin
+  select case when i.image is not null then coalesce(crm_relay.only(crm_relay.readable(i.image), m.access_columns), '{}') end into image
+    from crm_relay.module m
+   cross join unnest(crm_relay.accesses_now(m.module, array[substr(room, length(name) + 2)])) as i (image)
+   where m.module = name and m.part_of is null and not m.narrow;
+  return crm_relay.may_subscribe(principal, room, image, replays);
+end
+$$;
+comment on function crm_relay.may_subscribe(jsonb, text, boolean) is 'the same of a record that it looks up itself';
+
 create or replace function crm_relay.placed(module text, image json) returns text[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -560,13 +562,13 @@ grant select, insert, update on crm_relay.disconnected to crm_relay_capture;
 grant execute on function crm_relay.access_now(text, text) to crm_relay_capture;
 
 revoke all on function
-  crm_relay.access_now(text, text), crm_relay.heirs_of(text, text[]), crm_relay.owner_of(json), crm_relay.is_private(json),
+  crm_relay.lookup_now(text), crm_relay.access_now(text, text), crm_relay.heirs_of(text, text[]), crm_relay.owner_of(json), crm_relay.is_private(json),
   crm_relay.origin_of(text, json), crm_relay.named(jsonb), crm_relay.person(text, json), crm_relay.usual_principal(jsonb), crm_relay.usual_may_see_row(jsonb, text, json),
   crm_relay.usual_may_enter(jsonb, text), crm_relay.usual_rooms_of(text, json), crm_relay.principal(jsonb),
   crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
   crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.known(text[]), crm_relay.sees(jsonb, text, json),
   crm_relay.enters(jsonb, text), crm_relay.accesses_now(text, text[]),
-  crm_relay.may_subscribe(jsonb, text, json, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[]),
+  crm_relay.may_subscribe(jsonb, text, json, boolean), crm_relay.may_subscribe(jsonb, text, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[]),
   crm_relay.disconnect(text)
   from public;
 -- crm-relay explain and tail ask as the relay does
@@ -577,7 +579,7 @@ grant execute on function
   crm_relay.may_see_row(jsonb, text, json), crm_relay.may_enter(jsonb, text), crm_relay.rooms_of(text, json),
   crm_relay.may_see(jsonb, text, text), crm_relay.known(text), crm_relay.known(text[]), crm_relay.sees(jsonb, text, json),
   crm_relay.enters(jsonb, text), crm_relay.accesses_now(text, text[]),
-  crm_relay.may_subscribe(jsonb, text, json, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[])
+  crm_relay.may_subscribe(jsonb, text, json, boolean), crm_relay.may_subscribe(jsonb, text, boolean), crm_relay.placed(text, json), crm_relay.only(json, text[])
   to crm_relay_serve, crm_relay_audit;
 grant execute on function crm_relay.disconnect(text) to crm_relay_audit;
-grant execute on function crm_relay.record_id(json, text[]), crm_relay.only(json, text[]) to crm_relay_policy;
+grant execute on function crm_relay.record_id(json, text[]), crm_relay.lookup_now(text) to crm_relay_policy;

@@ -66,18 +66,20 @@ const GRANTS: &str = "
     with people as materialized (
       select p.place, p.principal from unnest(crm_relay.known($1::text[])) with ordinality as p (principal, place)),
     wishes as materialized (
-      select w.*, n.module, substr(w.room, length(n.module) + 2) as id
+      select p.principal, w.room, w.replays, w.place, n.module, substr(w.room, length(n.module) + 2) as id
         from unnest($2::bigint[], $3::text[], $4::boolean[]) with ordinality as w (person, room, replays, place)
+        join people p on p.place = w.person
        cross join lateral split_part(w.room, ':', 1) as n (module)),
     records as materialized (
-      select a.module, r.id, r.image
-        from (select m.module, array_agg(distinct w.id) as ids
+      select a.module, r.id,
+             case when r.image is not null then coalesce(crm_relay.only(crm_relay.readable(r.image), a.access_columns), '{}') end as image
+        from (select m.module, m.access_columns, array_agg(distinct w.id) as ids
                 from wishes w join crm_relay.module m on m.module = w.module and m.part_of is null and not m.narrow
+               where w.principal is not null
                group by m.module) a
        cross join lateral unnest(a.ids, crm_relay.accesses_now(a.module, a.ids)) as r (id, image))
-    select crm_relay.may_subscribe(p.principal, w.room, r.image, w.replays)
-      from wishes w join people p on p.place = w.person
-      left join records r on r.module = w.module and r.id = w.id
+    select crm_relay.may_subscribe(w.principal, w.room, r.image, w.replays)
+      from wishes w left join records r on r.module = w.module and r.id = w.id
      order by w.place";
 
 impl Journal {

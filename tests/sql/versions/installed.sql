@@ -35,100 +35,52 @@ COMMENT ON TYPE crm_relay.marks IS 'the columns of any row that say which record
 CREATE FUNCTION crm_relay.access_now(module text, id text) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET row_security TO 'on'
-    AS $$
+    AS $_$
 declare
-  watched record;
+  lookup text := crm_relay.lookup_now(module);
   image json;
 begin
-  -- the table itself, and not a view that was put in its place, nor policies or types that would run
-  -- their owner's code
-  select m.lookup, m.relation, m.lookup is not null and not row_security_active(m.relation)
-           and (select c.relkind in ('r', 'p') from pg_class c where c.oid = m.relation)
-           and m.lookup_types = array(select a.atttypid from pg_attribute a
-                                       where a.attrelid = m.relation and a.attname = any (m.key_columns || m.access_columns)
-                                         and a.attnum > 0 order by a.attname) as is_same
-    into watched
-    from crm_relay.module m
-   where m.module = access_now.module and m.part_of is null;
-  if current_user <> 'crm_relay_policy' then
-    raise exception 'crm_relay: access_now() belongs to %, it must belong to crm_relay_policy', current_user
-      using hint = 'run crm-relay install again';
-  end if;
-  if watched.is_same is distinct from true then
-    raise exception 'crm_relay: the key and access columns of module %, table %, are not what they were when it was watched, or cannot be read', module, watched.relation
-      using hint = 'watch it again; under row level security: alter role crm_relay_policy bypassrls';
-  end if;
-  begin
-    execute watched.lookup into image using id;
-    raise sqlstate 'CR000';
-  exception
-    when sqlstate 'CR000' then
-      return image; -- and what the owner's code did is undone, see image()
-    when data_exception then
-      return null; -- an id that does not cast is no record's
-  end;
+  execute format('select i.image from (select $1) as w (id) cross join lateral (%s) as i (image)', lookup) into image using id;
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return image; -- and what the owner's code did is undone, see image()
+  when data_exception then
+    return null; -- an id that does not cast is no record's
 end
-$$;
+$_$;
 ALTER FUNCTION crm_relay.access_now(module text, id text) OWNER TO crm_relay_policy;
 COMMENT ON FUNCTION crm_relay.access_now(module text, id text) IS 'key and access columns of a record as it is now, null if there is none; for policies, which may read nothing themselves';
 CREATE FUNCTION crm_relay.accesses_now(module text, ids text[]) RETURNS json[]
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET row_security TO 'on'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
     AS $_$
 declare
-  watched crm_relay.module;
-  columns text;
-  condition text;
-  id text;
-  image json;
+  half integer := cardinality(ids) / 2;
   images json[];
 begin
-  if current_user <> 'crm_relay_policy' then
-    raise exception 'crm_relay: accesses_now() belongs to %, it must belong to crm_relay_policy', current_user
-      using hint = 'run crm-relay install again';
-  end if;
-  select m.* into watched from crm_relay.module m where m.module = accesses_now.module and m.part_of is null;
-  if cardinality(ids) > 1 then
-    begin
-      -- where access_now() would raise, it says for each why
-      if watched.lookup is not null and watched.lookup_types = crm_relay.column_types(watched.relation, watched.key_columns || watched.access_columns)
-         and not row_security_active(watched.relation)
-         and exists (select from pg_class c where c.oid = watched.relation and c.relkind in ('r', 'p')) then
-        columns := coalesce(crm_relay.readable_columns(watched.relation, watched.access_columns), quote_literal('{}') || '::json');
-        condition := crm_relay.key_condition(watched, 'w.id');
-        execute format(
-          'select array_agg(case when r.%I is not null then %s end order by w.place)
-             from unnest($1) with ordinality as w (id, place) left join %s r on %s', watched.key_columns[1], columns, watched.relation, condition)
-           into images using ids;
-      end if;
-      raise sqlstate 'CR000';
-    exception
-      when sqlstate 'CR000' then
-        null; -- what the owner's code did is undone, see image()
-      when others then
-        images := null; -- such as an id that does not cast: the others may
-    end;
-  end if;
-  if images is null then
-    foreach id in array ids loop
-      begin
-        image := crm_relay.access_now(module, id);
-        images := images || case when image is not null then coalesce(crm_relay.only(image, watched.access_columns), '{}') end;
-      exception when others then
-        raise warning 'crm_relay.access_now(): %', sqlerrm;
-        images := images || null::json;
-      end;
-    end loop;
-  end if;
-  return images;
+  -- one image for each id, also where several rows have it
+  execute format(
+    'select array_agg(i.image order by w.place)
+       from unnest($1) with ordinality as w (id, place) left join lateral (%s limit 1) as i (image) on true', crm_relay.lookup_now(module))
+     into images using ids;
+  raise sqlstate 'CR000';
+exception
+  when sqlstate 'CR000' then
+    return coalesce(images, '{}'); -- as in access_now()
+  when data_exception then
+    -- an id that does not cast must not hide the others
+    if half > 0 then
+      return crm_relay.accesses_now(module, ids[:half]) || crm_relay.accesses_now(module, ids[half + 1:]);
+    end if;
+    return array[null::json];
+  when others then
+    raise warning 'crm_relay.accesses_now(): %', sqlerrm;
+    return array_fill(null::json, array[cardinality(ids)]);
 end
 $_$;
 ALTER FUNCTION crm_relay.accesses_now(module text, ids text[]) OWNER TO crm_relay_policy;
-COMMENT ON FUNCTION crm_relay.accesses_now(module text, ids text[]) IS 'the access columns of records as they are now, in the order of their ids; null for one that there is not, or that cannot be looked up';
+COMMENT ON FUNCTION crm_relay.accesses_now(module text, ids text[]) IS 'access_now() of each of several records, in the order of their ids; null also where it would raise';
 CREATE FUNCTION crm_relay.add_triggers(target regclass, module text, part_of text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -632,7 +584,7 @@ COMMENT ON COLUMN crm_relay.module.chosen IS 'which of these were chosen by whoe
 COMMENT ON COLUMN crm_relay.module.narrow IS 'of a table that says who users are: only key and access columns are journaled, when one of them changed, and nobody can subscribe to it';
 COMMENT ON COLUMN crm_relay.module.access_of IS 'the module on whose records it depends, too, who may see this one''s, such as leads for appointments';
 COMMENT ON COLUMN crm_relay.module.access_link IS 'the column of this table that names that module''s record, such as lead_id';
-COMMENT ON COLUMN crm_relay.module.lookup IS 'the statement that looks up key and access columns of the record whose id is $1; null where no such can be';
+COMMENT ON COLUMN crm_relay.module.lookup IS 'looks up key and access columns of the record whose id is w.id, in the table that format() is given for it; null where no such can be';
 COMMENT ON COLUMN crm_relay.module.lookup_types IS 'the types of those columns when it was made: with others it is not run';
 COMMENT ON COLUMN crm_relay.module.marks IS 'the columns that say by themselves which record it is and who made the change: id where it alone is the key; and those of version, last_modified_by, deleted_by, created_by and user_id that the table has and that are not hidden';
 COMMENT ON COLUMN crm_relay.module.large_null IS 'an object with each column that may be stored out of line, is shown and decides nothing (json, jsonb, xml, bytea) as null: an update that changed none of them is rendered so; null where there is none';
@@ -890,7 +842,7 @@ begin
   -- the usual principal(), by one look at the table of users
   if cardinality(several) > 1
      and exists (select from crm_relay.module m where m.module = 'users')
-     and exists (select from pg_proc p where p.oid = 'crm_relay.principal(jsonb)'::regprocedure
+     and exists (select from pg_proc p where p.oid = to_regprocedure('crm_relay.principal(jsonb)')
                                          and p.prosrc = 'begin return crm_relay.usual_principal(claims); end') then
     begin
       ids := array(select crm_relay.named(c.claims::jsonb) from unnest(several) with ordinality as c (claims, place) order by c.place);
@@ -925,6 +877,47 @@ end
 $$;
 ALTER FUNCTION crm_relay.known(claims text) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.known(claims text) IS 'principal() as the relay asks it: null where it raises, also for claims that are no jsonb';
+CREATE FUNCTION crm_relay.lookup_now(module text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  watched record;
+begin
+  if current_user <> 'crm_relay_policy' then
+    raise exception 'crm_relay: access_now() and accesses_now() belong to %, they must belong to crm_relay_policy', current_user
+      using hint = 'run crm-relay install again';
+  end if;
+  -- the table itself, and not a view that was put in its place, nor policies or types that would run
+  -- their owner's code
+  select m.lookup, m.relation, m.lookup is not null and not row_security_active(m.relation)
+           and (select c.relkind in ('r', 'p') from pg_class c where c.oid = m.relation)
+           and m.lookup_types = array(select a.atttypid from pg_attribute a
+                                       where a.attrelid = m.relation and a.attname = any (m.key_columns || m.access_columns)
+                                         and a.attnum > 0 order by a.attname) as is_same
+    into watched
+    from crm_relay.module m
+   where m.module = lookup_now.module and m.part_of is null;
+  if watched.is_same is distinct from true then
+    raise exception 'crm_relay: the key and access columns of module %, table %, are not what they were when it was watched, or cannot be read', module, watched.relation
+      using hint = 'watch it again; under row level security: alter role crm_relay_policy bypassrls';
+  end if;
+  return format(watched.lookup, watched.relation);
+end
+$$;
+ALTER FUNCTION crm_relay.lookup_now(module text) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.lookup_now(module text) IS 'the query for key and access columns of the record w.id of a module; raises where its table is not as it was watched';
+CREATE FUNCTION crm_relay.lookup_of(watched crm_relay.module) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select format('select %s as image from %%s r where %s', replace(columns, '%', '%%'), replace(condition, '%', '%%'))
+    from (select crm_relay.readable_columns(watched.relation, watched.key_columns || watched.access_columns),
+                 crm_relay.key_condition(watched, 'w.id')) as l (columns, condition)
+   where columns is not null and condition is not null
+$$;
+ALTER FUNCTION crm_relay.lookup_of(watched crm_relay.module) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.lookup_of(watched crm_relay.module) IS 'what crm_relay.module.lookup should be; null where looking would run somebody''s code';
 CREATE FUNCTION crm_relay.may_enter(principal jsonb, room text) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -949,6 +942,23 @@ CREATE FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) 
     AS $$begin return crm_relay.usual_may_see_row(principal, module, image); end$$;
 ALTER FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) OWNER TO postgres;
 COMMENT ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) IS 'whether somebody may see an image of a record, by its access columns; may be replaced by the CRM''s owner';
+CREATE FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  name text := split_part(room, ':', 1);
+  image json;
+begin
+  select case when i.image is not null then coalesce(crm_relay.only(crm_relay.readable(i.image), m.access_columns), '{}') end into image
+    from crm_relay.module m
+   cross join unnest(crm_relay.accesses_now(m.module, array[substr(room, length(name) + 2)])) as i (image)
+   where m.module = name and m.part_of is null and not m.narrow;
+  return crm_relay.may_subscribe(principal, room, image, replays);
+end
+$$;
+ALTER FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) OWNER TO postgres;
+COMMENT ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) IS 'the same of a record that it looks up itself';
 CREATE FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1009,12 +1019,16 @@ CREATE FUNCTION crm_relay."only"(image json, columns text[]) RETURNS json
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  present integer;
+  those json;
 begin
-  if (select count(*) from json_object_keys(image) as keys (key) where key = any (columns)) < cardinality(columns) then
+  select count(*), json_object_agg(key, value) into present, those from json_each(image) where key = any (columns);
+  if present < cardinality(columns) then
     raise exception 'crm_relay: not all of the columns % are there any more', columns
       using hint = 'watch the table again';
   end if;
-  return (select json_object_agg(key, value) from json_each(image) where key = any (columns));
+  return those;
 end
 $$;
 ALTER FUNCTION crm_relay."only"(image json, columns text[]) OWNER TO postgres;
@@ -2385,10 +2399,8 @@ begin
     raise exception 'crm_relay: % cannot be narrow and a part', target;
   end if;
   if watched.part_of is null then
-    watched.lookup := format('select %s from %s r where %s',
-      crm_relay.readable_columns(target, watched.key_columns || watched.access_columns), target, crm_relay.key_condition(watched));
-    if crm_relay.readable_columns(target, watched.key_columns || watched.access_columns) is null then
-      watched.lookup := null;
+    watched.lookup := crm_relay.lookup_of(watched);
+    if watched.lookup is null then
       raise notice 'crm_relay: a key or access column of % has a type of somebody''s own, so that nobody can be let in by today''s row', target
         using hint = 'leave it out: watch(…, access_columns => ''{…}'')';
     end if;
@@ -3072,7 +3084,6 @@ ALTER TABLE ONLY crm_relay.module
     ADD CONSTRAINT module_part_of_fkey FOREIGN KEY (part_of) REFERENCES crm_relay.module(module);
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_capture;
-GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay."only"(image json, columns text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.access_now(module text, id text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.access_now(module text, id text) TO crm_relay_capture;
@@ -3085,7 +3096,6 @@ GRANT ALL ON FUNCTION crm_relay.base_of(type oid) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.changes_since(cursor text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.changes_since(cursor text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_audit;
-GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.column_types(relation regclass, columns text[]) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.disconnect(user_id text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.disown(known text) TO crm_relay_serve;
@@ -3110,12 +3120,12 @@ GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_private(image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.is_secret(column_name text) TO crm_relay_serve;
-GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module, given text) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module, given text) TO crm_relay_snapshot;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.known(claims text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.known(several text[]) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.known(several text[]) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.lookup_now(module text) TO crm_relay_policy;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) TO crm_relay_audit;
@@ -3124,6 +3134,8 @@ GRANT ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image 
 GRANT ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) TO crm_relay_serve;
+GRANT ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) TO crm_relay_audit;
+GRANT ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.named(claims jsonb) TO crm_relay_audit;
 GRANT ALL ON FUNCTION crm_relay.named(claims jsonb) TO crm_relay_serve;
 GRANT ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) TO crm_relay_audit;
@@ -3265,10 +3277,13 @@ REVOKE ALL ON FUNCTION crm_relay.is_secret(column_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.key_condition(watched crm_relay.module, given text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.known(claims text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.known(several text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.lookup_now(module text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.lookup_of(watched crm_relay.module) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_enter(principal jsonb, room text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see(principal jsonb, module text, record_id text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_see_row(principal jsonb, module text, image json) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, image json, replays boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION crm_relay.may_subscribe(principal jsonb, room text, replays boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.named(claims jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.narrowed(images json[], hidden text[], shown text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION crm_relay.origin_of(module text, image json, OUT named boolean, OUT origin json) FROM PUBLIC;
