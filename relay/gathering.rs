@@ -3,7 +3,7 @@
 //! a time, and nothing waits for a clock.
 //!
 //! However many one user has, they keep nobody waiting: each user's first goes before anybody's second, and a user
-//! is part of two queries at once, so that one about whom the policy is slow soon waits alone. What is late is asked
+//! is part of one query at a time, so that one about whom the policy is slow soon waits alone. What is late is asked
 //! again among fewer.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -18,9 +18,6 @@ use crate::inquiries::NotTold;
 
 /// Most questions of one query: it must be answered soon, also by a busy server.
 const TOGETHER: usize = 256;
-
-/// Queries of which one user may be part at once.
-const QUERIES_OF_A_USER: usize = 2;
 
 /// Among so much fewer is asked again what was late.
 const FEWER: usize = 8;
@@ -112,8 +109,8 @@ struct Waiting<Q, A> {
 
 struct OfUser<Q, A> {
     waiting: VecDeque<Asked<Q, A>>,
-    /// Of how many queries they are part.
-    queries: usize,
+    /// Whether they are part of a query.
+    is_asked_about: bool,
 }
 
 impl<Q, A> Default for Waiting<Q, A> {
@@ -130,10 +127,10 @@ impl<Q, A> Waiting<Q, A> {
         let whose = asked.whose.clone();
         let user = self.users.entry(whose.clone()).or_insert(OfUser {
             waiting: VecDeque::new(),
-            queries: 0,
+            is_asked_about: false,
         });
         user.waiting.push_back(asked);
-        if user.waiting.len() == 1 && user.queries < QUERIES_OF_A_USER {
+        if user.waiting.len() == 1 && !user.is_asked_about {
             self.turns.push_back(whose);
         }
     }
@@ -172,13 +169,13 @@ impl<Q, A> Waiting<Q, A> {
         let part: HashSet<&Arc<str>> = batch.iter().map(|asked| &asked.whose).collect();
         for whose in part {
             if let Some(user) = self.users.get_mut(whose) {
-                user.queries += 1;
+                user.is_asked_about = true;
             }
         }
         let users = &mut self.users;
         self.turns.retain(|whose| {
             let user = users.get(whose);
-            user.is_some_and(|user| user.queries < QUERIES_OF_A_USER)
+            user.is_some_and(|user| !user.is_asked_about)
         });
         for whose in gone {
             self.forget(&whose);
@@ -217,19 +214,18 @@ impl<Q, A> Waiting<Q, A> {
             let Some(user) = self.users.get_mut(&whose) else {
                 continue;
             };
-            let was_waiting = user.queries == QUERIES_OF_A_USER && !user.waiting.is_empty();
-            user.queries -= 1;
-            if was_waiting {
-                self.turns.push_back(whose);
-            } else {
+            user.is_asked_about = false;
+            if user.waiting.is_empty() {
                 self.forget(&whose);
+            } else {
+                self.turns.push_back(whose);
             }
         }
     }
 
     /// Nothing is kept of users of whom nothing is asked any more.
     fn forget(&mut self, whose: &Arc<str>) {
-        let is_over = |user: &OfUser<Q, A>| user.waiting.is_empty() && user.queries == 0;
+        let is_over = |user: &OfUser<Q, A>| user.waiting.is_empty() && !user.is_asked_about;
         if self.users.get(whose).is_some_and(is_over) {
             self.users.remove(whose);
         }
@@ -271,26 +267,19 @@ mod tests {
         let mut one = push(&mut waiting, "bea", 1000);
         let first = waiting.take().unwrap();
         assert_eq!((first.len(), of(&first, "bea")), (TOGETHER, 1));
+        assert!(waiting.take().is_none(), "a query of cem's is under way");
+        let another = push(&mut waiting, "ann", 1001);
         let second = waiting.take().unwrap();
-        assert_eq!(of(&second, "cem"), TOGETHER);
-        assert!(
-            waiting.take().is_none(),
-            "two queries of cem's are under way"
-        );
-        let another = push(&mut waiting, "bea", 1001);
-        let third = waiting.take().unwrap();
         assert_eq!(
-            (third.len(), of(&third, "bea")),
+            (second.len(), of(&second, "ann")),
             (1, 1),
-            "cem waits, bea does not"
+            "cem waits, ann does not"
         );
-        let answers = told(&first);
-        waiting.answer(first, answers);
-        assert_eq!(one.try_recv().unwrap().unwrap(), 1000);
-        for batch in [second, third] {
+        for batch in [second, first] {
             let answers = told(&batch);
             waiting.answer(batch, answers);
         }
+        assert_eq!(one.try_recv().unwrap().unwrap(), 1000);
         while let Some(batch) = waiting.take() {
             let answers = told(&batch);
             waiting.answer(batch, answers);

@@ -145,6 +145,8 @@ impl Crowd {
                             "client {number} was not let in: {why}"
                         );
                         refused += 1;
+                        // what else this connection tells must not count as another refusal
+                        let _ = crowd.poll.registry().deregister(&mut client.stream);
                         // 1 s with jitter, as relay/web/client.js does it
                         let jitter = Duration::from_millis(500 + (number as u64 * 7919) % 1000);
                         away.push((Instant::now() + jitter, number));
