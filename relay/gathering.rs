@@ -1,6 +1,6 @@
 //! Small questions of many, asked together: while Postgres answers some, those that come meanwhile gather, and go
 //! with the next query. Who comes alone is asked about at once, of ten thousand that come together some hundred at
-//! a time, and nothing waits for a clock.
+//! a time: two queries go at once, so that each is about many, and no others but where those are slow.
 //!
 //! However many one user has, they keep nobody waiting: each user's first goes before anybody's second, and a user
 //! is part of one query at a time, so that one about whom the policy is slow soon waits alone. What is late is asked
@@ -8,16 +8,25 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::inquiries::NotTold;
 
 /// Most questions of one query: it must be answered soon, also by a busy server.
 const TOGETHER: usize = 256;
+
+/// Queries at once that are not slow.
+const AT_ONCE: usize = 2;
+
+/// A query that takes longer is slow: it keeps nobody waiting any more, as long as there is a session left. One of
+/// [`TOGETHER`] takes less, also on a busy server.
+const SLOW: Duration = Duration::from_millis(250);
 
 /// Among so much fewer is asked again what was late.
 const FEWER: usize = 8;
@@ -79,15 +88,30 @@ where
 {
     let mut waiting: Waiting<Q, A> = Waiting::default();
     let mut under_way = FuturesUnordered::new();
+    // when those began that are under way, the oldest first
+    let mut begun: VecDeque<Instant> = VecDeque::new();
     let mut arrived = Vec::new();
     loop {
+        let is_quick = |begun: &&Instant| begun.elapsed() < SLOW;
         while under_way.len() < queries
+            && begun.iter().filter(is_quick).count() < AT_ONCE
             && let Some(batch) = waiting.take()
         {
             let questions = batch.iter().map(|asked| asked.question.clone()).collect();
             let told = look(questions);
-            under_way.push(async move { (batch, told.await) });
+            let began = Instant::now();
+            begun.push_back(began);
+            under_way.push(async move { (began, batch, told.await) });
         }
+        // until another one may go besides those that are slow
+        let is_enough = under_way.len() >= queries || waiting.turns.is_empty();
+        let slow_at = (begun.iter().find(is_quick)).map(|begun| *begun + SLOW);
+        let slow = async {
+            match slow_at {
+                Some(at) if !is_enough => tokio::time::sleep_until(at).await,
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
             count = arriving.recv_many(&mut arrived, ARRIVING) => {
                 if count == 0 {
@@ -95,7 +119,13 @@ where
                 }
                 arrived.drain(..).for_each(|asked| waiting.push(asked));
             }
-            Some((batch, told)) = under_way.next() => waiting.answer(batch, told),
+            Some((began, batch, told)) = under_way.next() => {
+                if let Some(place) = begun.iter().position(|begun| *begun == began) {
+                    begun.remove(place);
+                }
+                waiting.answer(batch, told);
+            }
+            () = slow => {}
         }
     }
 }

@@ -69,8 +69,8 @@ impl Question {
 /// for more asks alone.
 const FEW: usize = 4;
 
-/// Queries at once about those who subscribe, as many of each kind. With more each is about fewer when all come at once.
-const GATHERED: usize = 2;
+/// Queries at once about those who subscribe, as many of each kind, the slow ones included.
+const GATHERED: usize = 4;
 
 /// Asks who may see what.
 pub struct Policy {

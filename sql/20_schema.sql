@@ -112,6 +112,7 @@ comment on column crm_relay.disconnected.by_role is 'session_user: who did it';
 grant select on crm_relay.disconnected to crm_relay_serve, crm_relay_audit;
 
 grant select on crm_relay.module to crm_relay_part, crm_relay_snapshot, crm_relay_policy;
+grant select (version) on crm_relay.setting to crm_relay_policy;
 grant select on crm_relay.module, crm_relay.setting
   to crm_relay_capture, crm_relay_prune, crm_relay_serve, crm_relay_audit;
 grant update (pruned_txid, pruned_at, install_id) on crm_relay.setting to crm_relay_prune;

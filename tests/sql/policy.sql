@@ -1,7 +1,7 @@
 -- policy: who may see what, by the rules of the usual CRM and of whoever replaces them
 
 begin;
-select plan(89);
+select plan(91);
 
 -- people: Ann and Bea in team T of brokerage B, Cem in team U of brokerage C, and who stands out
 create function pg_temp.id(name text) returns uuid language sql immutable as $$
@@ -95,6 +95,14 @@ select is(pg_temp.private(array[pg_temp.id('l2')]::text[]), 'false', 'one alone'
 select is(pg_temp.private('{}'), null, 'and none');
 select is(crm_relay.accesses_now('leads', array[id1, id2])::text, array[crm_relay.access_now('leads', id1), crm_relay.access_now('leads', id2)]::text, 'as each of them comes')
   from (select pg_temp.id('l1')::text, pg_temp.id('l2')::text) as c (id1, id2);
+create table boxes (id int[] primary key, owner_id text);
+insert into boxes values ('{1}', 'ann'), ('{2}', 'bea');
+select crm_relay.watch('boxes');
+select is((select string_agg(coalesce(image ->> 'owner_id', 'none'), ' ' order by place) from unnest(crm_relay.accesses_now('boxes', '{"{1}","{{{{{{{1}}}}}}}","{2}"}')) with ordinality as u (image, place)),
+  'ann none bea', 'nor one that cannot be read for another reason');
+update crm_relay.setting set version = 6;
+select throws_ok($$ select crm_relay.accesses_now('leads', '{x,y}') $$, '40001', null, 'who looks with the eyes of an earlier version has to look again');
+update crm_relay.setting set version = 7;
 create table heaps (id int, owner_id text, "100%s" text);
 create table heirlooms () inherits (heaps);
 insert into heaps values (1, 'ann'), (2, 'bea'), (1, 'cem');

@@ -57,26 +57,40 @@ CREATE FUNCTION crm_relay.accesses_now(module text, ids text[]) RETURNS json[]
     AS $_$
 declare
   half integer := cardinality(ids) / 2;
+  lookup text;
   images json[];
 begin
+  -- a transaction that looked before the installation sees lookups of another form
+  if (select s.version from crm_relay.setting s) < 7 then
+    raise exception 'crm_relay: another version was installed since this transaction began'
+      using errcode = 'serialization_failure', hint = 'begin it anew';
+  end if;
+  begin
+    lookup := crm_relay.lookup_now(module);
+  exception when others then
+    raise warning 'crm_relay.accesses_now(): %', sqlerrm;
+    return array_fill(null::json, array[cardinality(ids)]);
+  end;
   -- one image for each id, also where several rows have it
   execute format(
     'select array_agg(i.image order by w.place)
-       from unnest($1) with ordinality as w (id, place) left join lateral (%s limit 1) as i (image) on true', crm_relay.lookup_now(module))
+       from unnest($1) with ordinality as w (id, place) left join lateral (%s limit 1) as i (image) on true', lookup)
      into images using ids;
   raise sqlstate 'CR000';
 exception
   when sqlstate 'CR000' then
     return coalesce(images, '{}'); -- as in access_now()
-  when data_exception then
-    -- an id that does not cast must not hide the others
+  when transaction_rollback or insufficient_resources or object_not_in_prerequisite_state or operator_intervention then
+    raise; -- it passes: who asks asks again
+  when others then
+    -- an id that does not cast, or a row that cannot be read, must not hide the others
     if half > 0 then
       return crm_relay.accesses_now(module, ids[:half]) || crm_relay.accesses_now(module, ids[half + 1:]);
     end if;
+    if sqlstate not like '22%' then
+      raise warning 'crm_relay.accesses_now(): %', sqlerrm;
+    end if;
     return array[null::json];
-  when others then
-    raise warning 'crm_relay.accesses_now(): %', sqlerrm;
-    return array_fill(null::json, array[cardinality(ids)]);
 end
 $_$;
 ALTER FUNCTION crm_relay.accesses_now(module text, ids text[]) OWNER TO crm_relay_policy;
@@ -3232,6 +3246,7 @@ GRANT SELECT ON TABLE crm_relay.setting TO crm_relay_audit;
 GRANT SELECT ON TABLE crm_relay.setting TO crm_relay_capture;
 GRANT SELECT ON TABLE crm_relay.setting TO crm_relay_prune;
 GRANT SELECT ON TABLE crm_relay.setting TO crm_relay_serve;
+GRANT SELECT(version) ON TABLE crm_relay.setting TO crm_relay_policy;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE crm_relay.canary TO crm_relay_serve;
 GRANT SELECT,INSERT,UPDATE ON TABLE crm_relay.disconnected TO crm_relay_capture;
 GRANT SELECT,TRUNCATE ON TABLE crm_relay.change_0 TO crm_relay_prune;
